@@ -1,0 +1,411 @@
+//! Every setting of a server: parsed and validated once, before any socket opens.
+//!
+//! A setting comes from its flag, else its environment variable, else the file, else its default. [`Settings`] is the
+//! one list of them, read by the command line and the file alike; [`Config`] is what the rest of the program sees.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::id::ModelName;
+
+/// A setting that is missing or wrong: which one, what is wrong, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{setting}: {problem}")]
+pub struct Error {
+    /// The setting, by its flag and environment variable, or its place in the file.
+    pub setting: String,
+    /// What is wrong and what to do.
+    pub problem: String,
+}
+
+impl Error {
+    /// A fault of one setting.
+    pub fn new(setting: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { setting: setting.into(), problem: problem.into() }
+    }
+}
+
+/// The settings of a server, as the flags, the environment and the file give them.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Kinesis stream to follow
+    #[arg(long, env = "KINESIS_STREAM", value_name = "NAME")]
+    pub stream: Option<String>,
+    /// Address to listen on
+    #[arg(long, env = "HOTSERVE_HOST", value_name = "IP")]
+    pub host: Option<IpAddr>,
+    /// Port to listen on; 0 takes any free one [default: 8000]
+    #[arg(long, env = "PORT")]
+    pub port: Option<u16>,
+    /// Folder that keeps artifacts and the last good version of everything between runs [default: a temporary one]
+    #[arg(long, env = "HOTSERVE_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// The default state until a message brings one, as JSON [default: 0]
+    #[arg(long, env = "HOTSERVE_INITIAL_STATE", value_name = "JSON")]
+    pub initial_state: Option<String>,
+    /// Model that /predict means when the path names none [default: the only one]
+    #[arg(long, env = "HOTSERVE_DEFAULT_MODEL", value_name = "NAME")]
+    pub default_model: Option<ModelName>,
+    /// Time between polls of a shard, 200ms or more [default: 1s]
+    #[arg(long, env = "HOTSERVE_POLL_INTERVAL", value_name = "DURATION")]
+    pub poll_interval: Option<HumanDuration>,
+    /// How far back to read on start at least, so that slots written before the last message are found [default: 0s]
+    #[arg(long, env = "HOTSERVE_LOOKBACK", value_name = "DURATION")]
+    pub lookback: Option<HumanDuration>,
+    /// Where artifacts may come from: s3://bucket/prefix or file:///folder/, repeatable [default: any bucket, no file]
+    #[arg(long, env = "HOTSERVE_ALLOW", value_name = "URI", value_delimiter = ',')]
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// Serve models at a URI whose message has no digest and size [default: false]
+    #[arg(long, env = "HOTSERVE_ALLOW_UNVERIFIED", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub allow_unverified: Option<bool>,
+    /// Largest artifact [default: 4GiB]
+    #[arg(long, env = "HOTSERVE_MAX_ARTIFACT", value_name = "SIZE")]
+    pub max_artifact: Option<Size>,
+    /// Largest message, before and after it is inflated [default: 10MiB]
+    #[arg(long, env = "HOTSERVE_MAX_MESSAGE", value_name = "SIZE")]
+    pub max_message: Option<Size>,
+    /// How long to keep trying to fetch an artifact [default: 10m]
+    #[arg(long, env = "HOTSERVE_FETCH_DEADLINE", value_name = "DURATION")]
+    pub fetch_deadline: Option<HumanDuration>,
+    /// Largest body of a request [default: 8MiB]
+    #[arg(long, env = "HOTSERVE_BODY_LIMIT", value_name = "SIZE")]
+    pub body_limit: Option<Size>,
+    /// Longest time for a request, from its head to its answer [default: 30s]
+    #[arg(long, env = "HOTSERVE_REQUEST_TIMEOUT", value_name = "DURATION")]
+    pub request_timeout: Option<HumanDuration>,
+    /// Longest time for requests under way to end after SIGTERM [default: 25s]
+    #[arg(long, env = "HOTSERVE_DRAIN", value_name = "DURATION")]
+    pub drain: Option<HumanDuration>,
+    /// Threads for predictions too dear for the threads that answer [default: the number of cores]
+    #[arg(long, env = "HOTSERVE_COMPUTE_THREADS", value_name = "N")]
+    pub compute_threads: Option<usize>,
+}
+
+impl Settings {
+    /// Reads the settings of a TOML file.
+    pub fn from_file(path: &Path) -> Result<Self, Error> {
+        let at = || format!("--config {}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| Error::new(at(), error.to_string()))?;
+        toml::from_str(&text).map_err(|error| Error::new(at(), error.to_string()))
+    }
+
+    /// These settings, and the others' where these have none.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            stream: self.stream.or(other.stream),
+            host: self.host.or(other.host),
+            port: self.port.or(other.port),
+            cache_dir: self.cache_dir.or(other.cache_dir),
+            initial_state: self.initial_state.or(other.initial_state),
+            default_model: self.default_model.or(other.default_model),
+            poll_interval: self.poll_interval.or(other.poll_interval),
+            lookback: self.lookback.or(other.lookback),
+            allow: if self.allow.is_empty() { other.allow } else { self.allow },
+            allow_unverified: self.allow_unverified.or(other.allow_unverified),
+            max_artifact: self.max_artifact.or(other.max_artifact),
+            max_message: self.max_message.or(other.max_message),
+            fetch_deadline: self.fetch_deadline.or(other.fetch_deadline),
+            body_limit: self.body_limit.or(other.body_limit),
+            request_timeout: self.request_timeout.or(other.request_timeout),
+            drain: self.drain.or(other.drain),
+            compute_threads: self.compute_threads.or(other.compute_threads),
+        }
+    }
+
+    /// Checks every setting and fills in the defaults.
+    pub fn validate(self) -> Result<Config, Error> {
+        let stream = self
+            .stream
+            .filter(|stream| !stream.is_empty())
+            .ok_or_else(|| Error::new("--stream (KINESIS_STREAM)", "missing: name the Kinesis stream to follow"))?;
+        if stream.len() > 128 || !stream.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-')) {
+            return Err(Error::new(
+                "--stream (KINESIS_STREAM)",
+                format!("{stream:?} is no stream name: 1 to 128 letters, digits, '_', '.' and '-'"),
+            ));
+        }
+        let initial_state = self.initial_state.unwrap_or_else(|| "0".to_owned());
+        let initial_state = RawValue::from_string(initial_state)
+            .map_err(|error| Error::new("--initial-state (HOTSERVE_INITIAL_STATE)", format!("not JSON: {error}")))?;
+        let poll_interval = at_least(
+            "--poll-interval (HOTSERVE_POLL_INTERVAL)",
+            self.poll_interval,
+            Duration::from_secs(1),
+            Duration::from_millis(200),
+        )?;
+        let request_timeout = at_least(
+            "--request-timeout (HOTSERVE_REQUEST_TIMEOUT)",
+            self.request_timeout,
+            Duration::from_secs(30),
+            Duration::from_millis(1),
+        )?;
+        let allow = self.allow.iter().map(|text| text.parse()).collect::<Result<Vec<AllowedPrefix>, _>>()?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Config {
+            stream: StreamConfig {
+                name: stream,
+                poll_interval,
+                lookback: self.lookback.map_or(Duration::ZERO, |lookback| lookback.0),
+            },
+            store: StoreConfig {
+                cache_dir: self.cache_dir,
+                allow,
+                max_artifact: self.max_artifact.map_or(4 << 30, |size| size.0),
+                fetch_deadline: self.fetch_deadline.map_or(Duration::from_secs(600), |deadline| deadline.0),
+            },
+            message: MessageConfig {
+                max_bytes: usize::try_from(self.max_message.map_or(10 << 20, |size| size.0)).unwrap_or(usize::MAX),
+                require_digest: !self.allow_unverified.unwrap_or(false),
+            },
+            http: HttpConfig {
+                listen: SocketAddr::new(self.host.unwrap_or(IpAddr::from([0, 0, 0, 0])), self.port.unwrap_or(8000)),
+                body_limit: usize::try_from(self.body_limit.map_or(8 << 20, |size| size.0)).unwrap_or(usize::MAX),
+                request_timeout,
+                drain: self.drain.map_or(Duration::from_secs(25), |drain| drain.0),
+                default_model: self.default_model,
+                compute_threads: self.compute_threads.unwrap_or(cores).max(1),
+            },
+            initial_state,
+        })
+    }
+}
+
+fn at_least(
+    setting: &str,
+    value: Option<HumanDuration>,
+    default: Duration,
+    floor: Duration,
+) -> Result<Duration, Error> {
+    let value = value.map_or(default, |value| value.0);
+    if value < floor {
+        return Err(Error::new(setting, format!("{value:?} is too short: {floor:?} or more")));
+    }
+    Ok(value)
+}
+
+/// What a server is to be; valid.
+#[derive(Debug)]
+pub struct Config {
+    /// The stream.
+    pub stream: StreamConfig,
+    /// Where artifacts come from and go.
+    pub store: StoreConfig,
+    /// What a message may be.
+    pub message: MessageConfig,
+    /// The HTTP interface.
+    pub http: HttpConfig,
+    /// The default state until a message brings one.
+    pub initial_state: Box<RawValue>,
+}
+
+/// The stream.
+#[derive(Debug, Clone)]
+pub struct StreamConfig {
+    /// Its name.
+    pub name: String,
+    /// Time between polls of a shard at the tip.
+    pub poll_interval: Duration,
+    /// How far back to read on start at least.
+    pub lookback: Duration,
+}
+
+/// Where artifacts come from and go.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// The folder that survives a restart; none means a temporary one.
+    pub cache_dir: Option<PathBuf>,
+    /// Where artifacts may come from; empty means any bucket and no file.
+    pub allow: Vec<AllowedPrefix>,
+    /// The largest artifact, in bytes.
+    pub max_artifact: u64,
+    /// How long to keep trying to fetch one.
+    pub fetch_deadline: Duration,
+}
+
+/// What a message may be.
+#[derive(Debug, Clone)]
+pub struct MessageConfig {
+    /// The largest payload, before and after it is inflated.
+    pub max_bytes: usize,
+    /// Whether a model at a URI must carry its digest and size.
+    pub require_digest: bool,
+}
+
+/// The HTTP interface.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The largest body of a request, in bytes.
+    pub body_limit: usize,
+    /// The longest time from a request's head to its answer.
+    pub request_timeout: Duration,
+    /// The longest time for requests under way to end at shutdown.
+    pub drain: Duration,
+    /// The model of a `/predict` that names none.
+    pub default_model: Option<ModelName>,
+    /// Threads of the compute pool.
+    pub compute_threads: usize,
+}
+
+/// A place where artifacts may come from: everything that begins with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedPrefix(String);
+
+impl AllowedPrefix {
+    /// Whether a location is in this place.
+    pub fn covers(&self, uri: &str) -> bool {
+        // "s3://models" must not cover "s3://models-of-others/…".
+        uri.strip_prefix(&self.0).is_some_and(|rest| self.0.ends_with('/') || rest.starts_with('/') || rest.is_empty())
+    }
+}
+
+impl FromStr for AllowedPrefix {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let rest = text.strip_prefix("s3://").or_else(|| text.strip_prefix("file:///"));
+        let sound = rest.is_some_and(|rest| !rest.is_empty() && !rest.split('/').any(|s| matches!(s, "." | "..")));
+        if sound {
+            Ok(Self(text.to_owned()))
+        } else {
+            let problem = format!("{text:?} is neither s3://bucket/prefix nor file:///folder/");
+            Err(Error::new("--allow (HOTSERVE_ALLOW)", problem))
+        }
+    }
+}
+
+/// A length of time, written `200ms`, `5s`, `10m`, `24h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HumanDuration(pub Duration);
+
+impl FromStr for HumanDuration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = split_number(text);
+        let ms_per_unit = match unit {
+            "ms" => 1.0,
+            "s" => 1e3,
+            "m" => 60e3,
+            "h" => 3_600e3,
+            "d" => 86_400e3,
+            _ => return Err(format!("{text:?} is no duration: write 200ms, 5s, 10m or 24h")),
+        };
+        let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration: write 200ms, 5s, 10m or 24h"))?;
+        Duration::try_from_secs_f64(number * ms_per_unit / 1e3)
+            .map(Self)
+            .map_err(|_| format!("{text:?} is too long a duration"))
+    }
+}
+
+/// A number of bytes, written `65536`, `64KiB`, `8MiB`, `4GiB` (or kB, MB, GB).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = split_number(text);
+        let bytes_per_unit = match unit {
+            "" | "B" => 1,
+            "kB" => 1_000,
+            "KiB" => 1 << 10,
+            "MB" => 1_000_000,
+            "MiB" => 1 << 20,
+            "GB" => 1_000_000_000,
+            "GiB" => 1 << 30,
+            _ => return Err(format!("{text:?} is no size: write 65536, 64KiB, 8MiB or 4GiB")),
+        };
+        let number: u64 = number.parse().map_err(|_| format!("{text:?} is no size: write 65536, 64KiB, 8MiB or 4GiB"))?;
+        number.checked_mul(bytes_per_unit).map(Self).ok_or_else(|| format!("{text:?} is too large a size"))
+    }
+}
+
+fn split_number(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    (&text[..end], text[end..].trim_start())
+}
+
+/// Makes a setting that is written as text readable from the file.
+macro_rules! deserialize_from_text {
+    ($($name:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+deserialize_from_text!(HumanDuration, Size);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_read_as_people_write_them() {
+        for (text, ms) in [("200ms", 200), ("5s", 5_000), ("1.5s", 1_500), ("10m", 600_000), ("24h", 86_400_000)] {
+            assert_eq!(text.parse(), Ok(HumanDuration(Duration::from_millis(ms))), "{text}");
+        }
+        for text in ["", "5", "s", "5 parsecs", "-1s", "1e400s", "9999999999999999999999d"] {
+            assert!(text.parse::<HumanDuration>().is_err(), "{text:?}");
+        }
+        for (text, bytes) in [("0", 0), ("65536", 65536), ("64KiB", 65536), ("4GiB", 1 << 32), ("1MB", 1_000_000)] {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        for text in ["", "MiB", "1.5MiB", "64XB", "99999999999999GiB"] {
+            assert!(text.parse::<Size>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_covers_what_is_in_it_and_no_namesake() {
+        let covers = |prefix: &str, uri: &str| prefix.parse::<AllowedPrefix>().expect("valid").covers(uri);
+        assert!(covers("s3://models", "s3://models/a/b"));
+        assert!(covers("s3://models/", "s3://models/a/b"));
+        assert!(covers("s3://models/fraud", "s3://models/fraud/1"));
+        assert!(!covers("s3://models", "s3://models-of-others/a"));
+        assert!(!covers("s3://models/fraud", "s3://models/fraudulent/1"));
+        assert!(!covers("s3://models", "file:///models/a"));
+        for bad in ["", "models", "s3://", "http://x/", "s3://models/../x"] {
+            assert!(bad.parse::<AllowedPrefix>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named() {
+        let named = |settings: Settings| settings.validate().expect_err("invalid").setting;
+        let good = Settings { stream: Some("updates".to_owned()), ..Settings::default() };
+        assert!(good.clone().validate().is_ok());
+        assert_eq!(named(Settings::default()), "--stream (KINESIS_STREAM)");
+        assert_eq!(named(Settings { stream: Some("a/b".to_owned()), ..good.clone() }), "--stream (KINESIS_STREAM)");
+        assert_eq!(
+            named(Settings { initial_state: Some("{".to_owned()), ..good.clone() }),
+            "--initial-state (HOTSERVE_INITIAL_STATE)"
+        );
+        let fast = Some(HumanDuration(Duration::from_millis(100)));
+        assert_eq!(named(Settings { poll_interval: fast, ..good.clone() }), "--poll-interval (HOTSERVE_POLL_INTERVAL)");
+        assert_eq!(named(Settings { allow: vec!["models".to_owned()], ..good }), "--allow (HOTSERVE_ALLOW)");
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let file: Settings = toml::from_str("stream = \"a\"\nport = 1\npoll-interval = \"2s\"").expect("valid");
+        let flags = Settings { stream: Some("b".to_owned()), ..Settings::default() };
+        let config = flags.or(file).validate().expect("valid");
+        assert_eq!(config.stream.name, "b");
+        assert_eq!(config.http.listen.port(), 1);
+        assert_eq!(config.stream.poll_interval, Duration::from_secs(2));
+        assert!(toml::from_str::<Settings>("strem = \"a\"").is_err(), "a misspelt setting is an error");
+    }
+}

@@ -1,0 +1,201 @@
+//! One message of the stream: bytes → [`Notification`], pure and total.
+//!
+//! ```text
+//!   record ─► payload::inflate ─► strict::check ─► decode ─► Notification
+//!                  │                   │              │
+//!                  └───────────────────┴──────────────┴────► Rejection { reason, detail }
+//! ```
+//!
+//! The bytes are hostile. Every step is bounded (size, ratio, depth) and ends in a typed [`Rejection`], never a panic.
+
+mod decode;
+mod payload;
+mod strict;
+pub mod uri;
+
+use bytes::Bytes;
+use hotserve_models::{Golden, Signature};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::id::{Digest, Format, MessageId, ModelName, Slot, StateKey, Version};
+
+pub use decode::decode;
+pub use payload::inflate;
+pub use uri::ArtifactUri;
+
+/// A decoded and validated message: a new state, a new model, or both at once.
+#[derive(Debug, Clone)]
+pub struct Notification {
+    /// The producer's id: removes duplicates, never orders.
+    pub id: Option<MessageId>,
+    /// When the producer published it: for lag, never for order.
+    pub published_at: Option<Timestamp>,
+    /// After this moment it may not be newly applied.
+    pub expires_at: Option<Timestamp>,
+    /// A state to serve.
+    pub state: Option<StateUpdate>,
+    /// A model to serve.
+    pub model: Option<ModelUpdate>,
+}
+
+impl Notification {
+    /// The slots that it means to replace, with the versions it gives them.
+    pub fn slots(&self) -> impl Iterator<Item = (Slot, Option<Version>)> + '_ {
+        let state = self.state.iter().map(|state| (Slot::State(state.key.clone()), state.version));
+        let model = self.model.iter().map(|model| (Slot::Model(model.name.clone()), model.version));
+        state.chain(model)
+    }
+}
+
+/// A new content for a state slot.
+#[derive(Debug, Clone)]
+pub struct StateUpdate {
+    /// Which slot.
+    pub key: StateKey,
+    /// Its rank, if the producer gives one.
+    pub version: Option<Version>,
+    /// The state, byte for byte as published.
+    pub json: Box<RawValue>,
+}
+
+/// A new content for a model slot.
+#[derive(Debug, Clone)]
+pub struct ModelUpdate {
+    /// Which slot.
+    pub name: ModelName,
+    /// Its rank, if the producer gives one.
+    pub version: Option<Version>,
+    /// A person's name for the version.
+    pub label: Option<String>,
+    /// Which kind of model.
+    pub format: Format,
+    /// Where the bytes are.
+    pub location: Location,
+    /// How the bytes are compressed.
+    pub encoding: Encoding,
+    /// What the producer says goes in and comes out.
+    pub signature: Option<Signature>,
+    /// Cases that the model must get right before it is served.
+    pub golden: Option<Golden>,
+}
+
+/// Where a model's bytes are. Digest and size are of the bytes as they lie there, still encoded.
+#[derive(Debug, Clone)]
+pub enum Location {
+    /// In a store.
+    Uri {
+        /// The object.
+        uri: ArtifactUri,
+        /// The version of the object, where the bucket keeps versions.
+        version_id: Option<String>,
+        /// What the bytes must hash to.
+        sha256: Option<Digest>,
+        /// How many bytes there must be.
+        size: Option<u64>,
+    },
+    /// In the message itself.
+    Inline(Bytes),
+}
+
+/// How an artifact's bytes are compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// Not at all.
+    #[default]
+    None,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+/// The bounds that a message must keep.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The largest payload, before and after it is inflated, in bytes.
+    pub payload_bytes: usize,
+    /// The largest inflated : deflated ratio.
+    pub inflate_ratio: usize,
+    /// The deepest nesting of arrays and objects.
+    pub depth: usize,
+    /// Whether a model at a URI must carry its digest and size.
+    pub require_digest: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { payload_bytes: 10 << 20, inflate_ratio: 200, depth: 32, require_digest: true }
+    }
+}
+
+/// Why a message is no [`Notification`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Rejection {
+    /// The kind of fault: the metric's label.
+    pub reason: Reason,
+    /// What is wrong and what to do, for a person.
+    pub detail: String,
+}
+
+impl Rejection {
+    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+/// The kinds of fault in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Not JSON, not UTF-8, or empty.
+    NotJson,
+    /// Larger than the limit, before or after it is inflated, or inflating beyond the ratio.
+    TooLarge,
+    /// Compressed, and the compression is broken.
+    Inflate,
+    /// Nested deeper than the limit.
+    Depth,
+    /// The same key twice in one object.
+    DuplicateKey,
+    /// JSON of the wrong shape: a type, a name, a version, a digest, a missing field.
+    Schema,
+    /// A kind of message that this server does not know (yet).
+    UnknownKind,
+    /// `must_understand` names a field that this server does not know.
+    MustUnderstand,
+    /// The artifact's URI is malformed.
+    Uri,
+}
+
+impl Reason {
+    /// Every kind, for the metrics.
+    pub const ALL: [Self; 9] = [
+        Self::NotJson,
+        Self::TooLarge,
+        Self::Inflate,
+        Self::Depth,
+        Self::DuplicateKey,
+        Self::Schema,
+        Self::UnknownKind,
+        Self::MustUnderstand,
+        Self::Uri,
+    ];
+
+    /// The metric's label.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotJson => "not_json",
+            Self::TooLarge => "too_large",
+            Self::Inflate => "inflate",
+            Self::Depth => "depth",
+            Self::DuplicateKey => "duplicate_key",
+            Self::Schema => "schema",
+            Self::UnknownKind => "unknown_kind",
+            Self::MustUnderstand => "must_understand",
+            Self::Uri => "uri",
+        }
+    }
+}

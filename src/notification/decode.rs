@@ -1,0 +1,282 @@
+//! JSON text → [`Notification`].
+
+use base64::Engine as _;
+use bytes::Bytes;
+use hotserve_models::{Golden, Signature};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::{
+    Encoding, Limits, Location, ModelUpdate, Notification, Reason, Rejection, StateUpdate, inflate, strict,
+};
+use crate::id::{Digest, Format, Invalid, MessageId, ModelName, StateKey, Version};
+
+/// The fields that `must_understand` may name: what this server acts on.
+const UNDERSTOOD: [&str; 22] = [
+    "message_id", "text", "key", "version", "state", "model", "published_at", "expires_at", "must_understand",
+    "model.name", "model.version", "model.label", "model.format", "model.uri", "model.version_id", "model.sha256",
+    "model.size", "model.inline", "model.encoding", "model.signature", "model.golden", "model.must_understand",
+];
+
+/// The first four bytes of a record that the Kinesis Producer Library aggregated.
+const KPL_MAGIC: &[u8] = &[0xf3, 0x89, 0x9a, 0xc2];
+
+/// Decodes the data of one record.
+pub fn decode(data: &Bytes, limits: &Limits) -> Result<Notification, Rejection> {
+    if data.starts_with(KPL_MAGIC) {
+        return Err(Rejection::new(
+            Reason::UnknownKind,
+            "a KPL-aggregated record: not supported yet; switch aggregation off in the producer",
+        ));
+    }
+    if data.len() > limits.payload_bytes {
+        let detail = format!("{} bytes are over the limit of {}", data.len(), limits.payload_bytes);
+        return Err(Rejection::new(Reason::TooLarge, detail));
+    }
+    let text = inflate(data, Encoding::sniff(data), limits.payload_bytes, limits.inflate_ratio)?;
+    strict::check(&text, limits.depth)?;
+    let message: Message<'_> = serde_json::from_slice(&text).map_err(|error| {
+        let kind = if text.trim_ascii_start().starts_with(b"{") { Reason::Schema } else { Reason::UnknownKind };
+        Rejection::new(kind, format!("not a message: {error}"))
+    })?;
+    message.validate(limits)
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    message_id: Option<String>,
+    key: Option<String>,
+    version: Option<u64>,
+    // A state of null is a state.
+    #[serde(default, borrow, deserialize_with = "present")]
+    state: Option<&'a RawValue>,
+    model: Option<Model>,
+    published_at: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+    #[serde(default)]
+    must_understand: Vec<String>,
+    // Kinds whose time has not come; named so that the rejection can say so.
+    #[serde(default, borrow, deserialize_with = "present")]
+    control: Option<&'a RawValue>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    specversion: Option<&'a RawValue>,
+    #[serde(default, borrow, deserialize_with = "present", rename = "payloadType")]
+    payload_type: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    name: String,
+    version: Option<u64>,
+    label: Option<String>,
+    format: String,
+    uri: Option<String>,
+    version_id: Option<String>,
+    sha256: Option<String>,
+    size: Option<u64>,
+    inline: Option<String>,
+    #[serde(default)]
+    encoding: Encoding,
+    signature: Option<Signature>,
+    golden: Option<Golden>,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+impl Message<'_> {
+    fn validate(self, limits: &Limits) -> Result<Notification, Rejection> {
+        for (field, name) in [
+            (self.control, "control messages"),
+            (self.specversion, "CloudEvents envelopes"),
+            (self.payload_type, "DSSE envelopes"),
+        ] {
+            if field.is_some() {
+                return Err(Rejection::new(Reason::UnknownKind, format!("{name} are not supported yet")));
+            }
+        }
+        if let Some(field) = self.must_understand.iter().find(|field| !UNDERSTOOD.contains(&field.as_str())) {
+            let detail = format!("must_understand names {field:?}, which this version does not know: upgrade hotserve");
+            return Err(Rejection::new(Reason::MustUnderstand, detail));
+        }
+        let version = self.version.map(Version::try_from).transpose().map_err(schema)?;
+        let state = match self.state {
+            None => None,
+            Some(json) => Some(StateUpdate {
+                key: self.key.as_deref().map_or_else(|| Ok(StateKey::default()), str::parse).map_err(schema)?,
+                version,
+                json: json.to_owned(),
+            }),
+        };
+        let model = self.model.map(|model| model.validate(limits)).transpose()?;
+        if state.is_none() && model.is_none() {
+            return Err(Rejection::new(Reason::UnknownKind, "neither \"state\" nor \"model\" is in the message"));
+        }
+        Ok(Notification {
+            id: self.message_id.as_deref().map(str::parse::<MessageId>).transpose().map_err(schema)?,
+            published_at: self.published_at,
+            expires_at: self.expires_at,
+            state,
+            model,
+        })
+    }
+}
+
+impl Model {
+    fn validate(self, limits: &Limits) -> Result<ModelUpdate, Rejection> {
+        let sha256 = self.sha256.as_deref().map(str::parse::<Digest>).transpose().map_err(schema)?;
+        let location = match (self.uri, self.inline) {
+            (Some(uri), None) => {
+                if limits.require_digest && (sha256.is_none() || self.size.is_none()) {
+                    let detail = "a model at a uri needs \"sha256\" and \"size\" (hotserve publish adds them)";
+                    return Err(Rejection::new(Reason::Schema, detail));
+                }
+                let uri = uri.parse().map_err(|error| Rejection::new(Reason::Uri, format!("uri {uri:?}: {error}")))?;
+                Location::Uri { uri, version_id: self.version_id, sha256, size: self.size }
+            }
+            (None, Some(inline)) => {
+                let bytes = base64::engine::general_purpose::STANDARD
+                    .decode(inline.as_bytes())
+                    .map_err(|error| Rejection::new(Reason::Schema, format!("\"inline\" is not base64: {error}")))?;
+                check_inline(&bytes, sha256, self.size)?;
+                Location::Inline(bytes.into())
+            }
+            _ => return Err(Rejection::new(Reason::Schema, "a model has either \"uri\" or \"inline\"")),
+        };
+        if self.label.as_ref().is_some_and(|label| label.len() > 128 || label.chars().any(char::is_control)) {
+            return Err(Rejection::new(Reason::Schema, "a label has at most 128 bytes and no control characters"));
+        }
+        Ok(ModelUpdate {
+            name: self.name.parse::<ModelName>().map_err(schema)?,
+            version: self.version.map(Version::try_from).transpose().map_err(schema)?,
+            label: self.label,
+            format: self.format.parse::<Format>().map_err(schema)?,
+            location,
+            encoding: self.encoding,
+            signature: self.signature,
+            golden: self.golden,
+        })
+    }
+}
+
+/// An inline model proves itself on the spot, where it carries a digest or a size.
+fn check_inline(bytes: &[u8], sha256: Option<Digest>, size: Option<u64>) -> Result<(), Rejection> {
+    if size.is_some_and(|size| size != bytes.len() as u64) {
+        return Err(Rejection::new(Reason::Schema, "\"inline\" has another length than \"size\" says"));
+    }
+    if sha256.is_some_and(|sha256| sha256 != Digest::of(bytes)) {
+        return Err(Rejection::new(Reason::Schema, "\"inline\" has another digest than \"sha256\" says"));
+    }
+    Ok(())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "its shape is what map_err wants")]
+fn schema(invalid: Invalid) -> Rejection {
+    Rejection::new(Reason::Schema, invalid.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Result<Notification, Rejection> {
+        decode(&Bytes::copy_from_slice(text.as_bytes()), &Limits::default())
+    }
+
+    fn reason(text: &str) -> Reason {
+        read(text).expect_err(text).reason
+    }
+
+    #[test]
+    fn the_form_that_the_project_began_with_is_a_state() {
+        let notification = read(r#"{"message_id":"4142","text":"some text","state":96}"#).expect("valid");
+        let state = notification.state.expect("a state");
+        assert_eq!(state.key.as_str(), "default");
+        assert_eq!(state.json.get(), "96");
+        assert_eq!(notification.id.map(String::from).as_deref(), Some("4142"));
+        assert!(notification.model.is_none());
+    }
+
+    #[test]
+    fn a_state_may_be_any_json_and_stays_as_published() {
+        for json in ["null", "0", "1.50", "\"x\"", "[1, 2]", r#"{"eur": 1.080}"#, "123456789012345678901234567890"] {
+            let notification = read(&format!(r#"{{"key":"pricing","version":7,"state":{json}}}"#)).expect(json);
+            assert_eq!(notification.state.expect("a state").json.get(), json);
+        }
+    }
+
+    #[test]
+    fn both_at_once_name_two_slots() {
+        let sha = "a".repeat(64);
+        let notification = read(&format!(
+            r#"{{"key":"pricing","version":8,"state":1,"later":true,
+                "model":{{"name":"fraud","version":12,"format":"xgboost","uri":"s3://bucket/k","sha256":"{sha}","size":3}}}}"#
+        ))
+        .expect("valid");
+        let slots: Vec<_> = notification.slots().map(|(slot, version)| (slot.to_string(), version.map(Version::get))).collect();
+        assert_eq!(slots, [("state pricing".to_owned(), Some(8)), ("model fraud".to_owned(), Some(12))]);
+    }
+
+    #[test]
+    fn every_fault_has_its_reason() {
+        let model = |fields: &str| format!(r#"{{"model":{{"name":"m","format":"linear",{fields}}}}}"#);
+        for (text, expected) in [
+            ("", Reason::NotJson),
+            ("garbage", Reason::NotJson),
+            ("{'state': 1}", Reason::NotJson),
+            (r#"{"state":1} {"state":2}"#, Reason::NotJson),
+            (r#"{"state":1e999}"#, Reason::NotJson),
+            (&"[".repeat(1 << 20), Reason::Depth),
+            (&format!(r#"{{"state":{}{}}}"#, "[".repeat(32), "]".repeat(32)), Reason::Depth),
+            (r#"{"state":1,"state":2}"#, Reason::DuplicateKey),
+            (r#"{"state":{"a":1,"\u0061":2}}"#, Reason::DuplicateKey),
+            ("96", Reason::UnknownKind),
+            ("[1]", Reason::UnknownKind),
+            ("{}", Reason::UnknownKind),
+            (r#"{"text":"hello"}"#, Reason::UnknownKind),
+            (r#"{"control":{"action":"pin"}}"#, Reason::UnknownKind),
+            (r#"{"specversion":"1.0","data":{}}"#, Reason::UnknownKind),
+            (r#"{"state":1,"must_understand":["rollout"]}"#, Reason::MustUnderstand),
+            (r#"{"state":1,"version":0}"#, Reason::Schema),
+            (r#"{"state":1,"version":-3}"#, Reason::Schema),
+            (r#"{"state":1,"version":"7"}"#, Reason::Schema),
+            (r#"{"state":1,"version":9007199254740992}"#, Reason::Schema),
+            (r#"{"state":1,"key":"../../etc"}"#, Reason::Schema),
+            (r#"{"state":1,"message_id":4142}"#, Reason::Schema),
+            (r#"{"state":1,"published_at":"yesterday"}"#, Reason::Schema),
+            (r#"{"model":"fraud"}"#, Reason::Schema),
+            (&model(r#""size":1"#), Reason::Schema),
+            (&model(r#""inline":"!!!""#), Reason::Schema),
+            (&model(r#""inline":"YQ==","size":2"#), Reason::Schema),
+            (&model(r#""inline":"YQ==","uri":"s3://bucket/k""#), Reason::Schema),
+            (&model(r#""uri":"s3://bucket/k""#), Reason::Schema),
+            (&model(&format!(r#""uri":"s3://bucket/k","size":1,"sha256":"{}""#, "g".repeat(64))), Reason::Schema),
+            (&model(&format!(r#""uri":"s3://bucket/../k","size":1,"sha256":"{}""#, "a".repeat(64))), Reason::Uri),
+        ] {
+            let short: String = text.chars().take(80).collect();
+            assert_eq!(reason(text), expected, "{short}");
+        }
+    }
+
+    #[test]
+    fn a_payload_over_the_limit_is_refused_before_it_is_read() {
+        let limits = Limits { payload_bytes: 10, ..Limits::default() };
+        let rejection = decode(&Bytes::from_static(br#"{"state":"0123456789"}"#), &limits).expect_err("too large");
+        assert_eq!(rejection.reason, Reason::TooLarge);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(data in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let _ = decode(&data.into(), &Limits::default());
+        }
+
+        #[test]
+        fn no_json_like_text_panics(text in r#"[\[\]{}:,"\\0-9a-z\-. estmodlikvruy]{0,200}"#) {
+            let _ = read(&text);
+        }
+    }
+}

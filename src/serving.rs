@@ -1,0 +1,208 @@
+//! What is served now, and its one swap.
+//!
+//! A request takes one [`Snapshot`] and answers everything from it: state, model and version headers belong together.
+//! Everything that can fail or take time happened before: bodies and headers are prepared, models are warm.
+
+pub mod compute;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use hotserve_models::Model;
+use http::HeaderValue;
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+
+use crate::id::{Digest, Format, ModelName, Rank, StateKey};
+
+/// The immutable whole of what is served.
+#[derive(Default)]
+pub struct Snapshot {
+    /// Counts the swaps since the start of the process.
+    pub generation: u64,
+    /// Every state, by key.
+    pub states: HashMap<StateKey, Arc<ServedState>>,
+    /// Every model, by name.
+    pub models: HashMap<ModelName, Arc<ServedModel>>,
+}
+
+impl Snapshot {
+    /// The next generation, with some contents replaced. Cheap: the maps hold pointers.
+    pub fn with(&self, states: Vec<ServedState>, models: Vec<ServedModel>) -> Self {
+        let mut next = Self {
+            generation: self.generation + 1,
+            states: self.states.clone(),
+            models: self.models.clone(),
+        };
+        next.states.extend(states.into_iter().map(|state| (state.key.clone(), Arc::new(state))));
+        next.models.extend(models.into_iter().map(|model| (model.name.clone(), Arc::new(model))));
+        next
+    }
+
+    /// The state of a key.
+    pub fn state(&self, key: &str) -> Option<&Arc<ServedState>> {
+        self.states.get(key)
+    }
+
+    /// The model of a name.
+    pub fn model(&self, name: &str) -> Option<&Arc<ServedModel>> {
+        self.models.get(name)
+    }
+}
+
+/// A state, with its answer prepared.
+pub struct ServedState {
+    /// Its slot.
+    pub key: StateKey,
+    /// What put it there.
+    pub rank: Rank,
+    /// The body of the answer: `{"state":…}`.
+    pub body: Bytes,
+    /// A strong entity tag of the body, quotes included.
+    pub etag: HeaderValue,
+    /// The value of `x-state-version`.
+    pub version: HeaderValue,
+    /// When its producer published it.
+    pub published_at: Option<Timestamp>,
+    /// When it was prepared for serving here.
+    pub applied_at: SystemTime,
+}
+
+impl ServedState {
+    /// Prepares a state's answer.
+    pub fn new(key: StateKey, rank: Rank, json: &RawValue, published_at: Option<Timestamp>) -> Self {
+        let body: Bytes = [b"{\"state\":", json.get().as_bytes(), b"}"].concat().into();
+        let etag = header(&format!("\"{}\"", &Digest::of(&body).to_string()[..32]));
+        Self { key, version: header(&rank.to_string()), rank, body, etag, published_at, applied_at: SystemTime::now() }
+    }
+}
+
+/// A model, with everything about its answers prepared.
+pub struct ServedModel {
+    /// Its slot.
+    pub name: ModelName,
+    /// What put it there.
+    pub rank: Rank,
+    /// A person's name for the version.
+    pub label: Option<String>,
+    /// Which kind of model.
+    pub format: Format,
+    /// The digest of the artifact, as it lay in the store.
+    pub digest: Digest,
+    /// The size of the artifact in bytes, as it lay in the store.
+    pub size: u64,
+    /// The model itself.
+    pub model: Box<dyn Model>,
+    /// What one row costs, measured at warm-up: decides where a request is computed.
+    pub row_cost: Duration,
+    /// When its producer published it.
+    pub published_at: Option<Timestamp>,
+    /// When it was prepared for serving here.
+    pub applied_at: SystemTime,
+    /// The values of `x-model-name`, `x-model-version` and `x-model-digest`.
+    pub headers: ModelHeaders,
+    /// What follows the predictions in an answer: `,"model":{…}}`.
+    pub answer_tail: Bytes,
+}
+
+/// A model's headers, ready to be sent.
+pub struct ModelHeaders {
+    /// `x-model-name`
+    pub name: HeaderValue,
+    /// `x-model-version`
+    pub version: HeaderValue,
+    /// `x-model-digest`
+    pub digest: HeaderValue,
+}
+
+/// What is known of a model besides the model.
+pub struct ModelFacts {
+    /// Its slot.
+    pub name: ModelName,
+    /// What put it there.
+    pub rank: Rank,
+    /// A person's name for the version.
+    pub label: Option<String>,
+    /// Which kind of model.
+    pub format: Format,
+    /// The digest of the artifact.
+    pub digest: Digest,
+    /// The size of the artifact in bytes.
+    pub size: u64,
+    /// When its producer published it.
+    pub published_at: Option<Timestamp>,
+}
+
+impl ServedModel {
+    /// Prepares a warm model's answers.
+    pub fn new(facts: ModelFacts, model: Box<dyn Model>, row_cost: Duration) -> Self {
+        let ModelFacts { name, rank, label, format, digest, size, published_at } = facts;
+        let version = match rank.version() {
+            Some(version) => version.to_string(),
+            // A sequence number is no JSON number.
+            None => format!("\"{rank}\""),
+        };
+        let tail = format!(",\"model\":{{\"name\":\"{name}\",\"version\":{version}}}}}");
+        let headers = ModelHeaders {
+            name: header(name.as_str()),
+            version: header(&rank.to_string()),
+            digest: header(&format!("sha256:{digest}")),
+        };
+        Self {
+            name,
+            rank,
+            label,
+            format,
+            digest,
+            size,
+            model,
+            row_cost,
+            published_at,
+            applied_at: SystemTime::now(),
+            headers,
+            answer_tail: tail.into(),
+        }
+    }
+}
+
+fn header(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("names, versions, digests and tags are visible ASCII")
+}
+
+/// The readers' side: one load a request.
+pub struct Serving {
+    current: Arc<ArcSwap<Snapshot>>,
+}
+
+/// The writer's side. There is one, and it cannot be cloned: one writer.
+pub struct Swapper {
+    current: Arc<ArcSwap<Snapshot>>,
+}
+
+impl Serving {
+    /// Begins with this snapshot.
+    pub fn new(initial: Snapshot) -> (Arc<Self>, Swapper) {
+        let current = Arc::new(ArcSwap::from_pointee(initial));
+        (Arc::new(Self { current: Arc::clone(&current) }), Swapper { current })
+    }
+
+    /// What is served now. Take it once a request and pass it down.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+}
+
+impl Swapper {
+    /// What is served now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Serves this from now on, and answers what was served before. Cannot fail.
+    pub fn swap(&self, next: Snapshot) -> Arc<Snapshot> {
+        self.current.swap(Arc::new(next))
+    }
+}

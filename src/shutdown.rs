@@ -1,0 +1,28 @@
+//! When to stop: SIGTERM or Ctrl-C.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token that is cancelled by the first SIGTERM or SIGINT; a second one ends the process at once.
+pub fn on_signal() -> std::io::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = token.clone();
+    tokio::spawn(async move {
+        for attempt in 0.. {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if attempt > 0 {
+                // The owner of the process insists; 128 + SIGINT, as shells count it.
+                #[expect(clippy::exit, reason = "a second signal means now")]
+                std::process::exit(130);
+            }
+            tracing::info!("shutting down: finishing the requests that are under way (again to stop at once)");
+            stop.cancel();
+        }
+    });
+    Ok(token)
+}

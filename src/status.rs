@@ -1,0 +1,215 @@
+//! The board that says how the server is doing: readiness with its reason, the stream, the last swaps and rejections.
+//!
+//! The source and the manager write on it, the HTTP interface reads it; nobody decides by it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::id::{ShardId, Slot};
+
+/// How many entries `/history` keeps.
+const HISTORY: usize = 500;
+
+/// The board.
+pub struct Status {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    readiness: Readiness,
+    stream: Stream,
+    history: VecDeque<Entry>,
+    next_id: u64,
+}
+
+/// Whether requests should be sent here. A latch: once ready, only draining ends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// Not yet, and why.
+    Starting(String),
+    /// Yes.
+    Ready,
+    /// No more: the server is shutting down.
+    Draining,
+}
+
+/// The stream as its reader sees it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Stream {
+    /// When it last answered.
+    pub last_contact: Option<Timestamp>,
+    /// What is wrong now, if something is.
+    pub trouble: Option<Trouble>,
+    /// How far the reader of each shard is behind, in milliseconds.
+    pub lag_ms: BTreeMap<String, u64>,
+}
+
+/// What keeps the reader from the stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// The kind of fault.
+    pub code: &'static str,
+    /// The fault and its cure, for a person.
+    pub message: String,
+}
+
+/// One line of `/history`: something was swapped in, or refused.
+#[derive(Debug, Clone, Serialize)]
+pub struct Entry {
+    /// Counts up from 1 since the start of the process.
+    pub id: u64,
+    /// When.
+    pub at: Timestamp,
+    /// `applied` or `rejected`.
+    pub outcome: &'static str,
+    /// Which slots; none if the message could not be read.
+    pub slots: Vec<String>,
+    /// Their versions, in the same order.
+    pub versions: Vec<String>,
+    /// Why it was refused: the label of `hotserve_rejections_total`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// The same for a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Where the message stood in the stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequence_number: Option<String>,
+    /// The model's digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Seconds that each stage took.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub stages: BTreeMap<&'static str, f64>,
+    /// Seconds from publication to serving.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish_to_serving_seconds: Option<f64>,
+}
+
+impl Entry {
+    /// An entry of now, to be filled in.
+    pub fn new(outcome: &'static str, slots: impl IntoIterator<Item = (Slot, String)>) -> Self {
+        let (slots, versions) = slots.into_iter().map(|(slot, version)| (slot.to_string(), version)).unzip();
+        Self {
+            id: 0,
+            at: Timestamp::now(),
+            outcome,
+            slots,
+            versions,
+            reason: None,
+            detail: None,
+            sequence_number: None,
+            digest: None,
+            stages: BTreeMap::new(),
+            publish_to_serving_seconds: None,
+        }
+    }
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        let inner = Inner {
+            readiness: Readiness::Starting("looking for the last message in the stream".to_owned()),
+            stream: Stream::default(),
+            history: VecDeque::new(),
+            next_id: 1,
+        };
+        Self { inner: Mutex::new(inner) }
+    }
+}
+
+impl Status {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Each update is one assignment: the board is whole even if a writer panicked.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether requests should be sent here.
+    pub fn readiness(&self) -> Readiness {
+        self.lock().readiness.clone()
+    }
+
+    /// Says what a server that is not ready waits for; without effect on one that is.
+    pub fn waiting_for(&self, reason: impl Into<String>) {
+        let mut inner = self.lock();
+        if let Readiness::Starting(current) = &mut inner.readiness {
+            *current = reason.into();
+        }
+    }
+
+    /// Ready from here on. Answers whether it was not before.
+    pub fn set_ready(&self) -> bool {
+        let mut inner = self.lock();
+        let first = matches!(inner.readiness, Readiness::Starting(_));
+        if first {
+            inner.readiness = Readiness::Ready;
+        }
+        first
+    }
+
+    /// Shutting down from here on.
+    pub fn set_draining(&self) {
+        self.lock().readiness = Readiness::Draining;
+    }
+
+    /// The stream answered.
+    pub fn stream_contact(&self) {
+        let mut inner = self.lock();
+        inner.stream.last_contact = Some(Timestamp::now());
+        inner.stream.trouble = None;
+    }
+
+    /// The stream did not answer, or refused. Answers whether that is news.
+    pub fn stream_trouble(&self, trouble: Trouble) -> bool {
+        let mut inner = self.lock();
+        let news = inner.stream.trouble.as_ref().is_none_or(|before| before.code != trouble.code);
+        inner.stream.trouble = Some(trouble);
+        news
+    }
+
+    /// How far a shard's reader is behind.
+    pub fn stream_lag(&self, shard: &ShardId, lag_ms: u64) {
+        let mut inner = self.lock();
+        match inner.stream.lag_ms.get_mut(shard.as_str()) {
+            Some(lag) => *lag = lag_ms,
+            None => {
+                inner.stream.lag_ms.insert(shard.to_string(), lag_ms);
+            }
+        }
+    }
+
+    /// A shard is not read any more.
+    pub fn stream_shard_gone(&self, shard: &ShardId) {
+        self.lock().stream.lag_ms.remove(shard.as_str());
+    }
+
+    /// The stream as its reader sees it.
+    pub fn stream(&self) -> Stream {
+        self.lock().stream.clone()
+    }
+
+    /// Notes a swap or a rejection.
+    pub fn record(&self, mut entry: Entry) {
+        let mut inner = self.lock();
+        entry.id = inner.next_id;
+        inner.next_id += 1;
+        if inner.history.len() == HISTORY {
+            inner.history.pop_front();
+        }
+        inner.history.push_back(entry);
+    }
+
+    /// The newest entries, newest first.
+    pub fn history(&self, limit: usize) -> Vec<Entry> {
+        self.lock().history.iter().rev().take(limit).cloned().collect()
+    }
+}
+
+/// A wall-clock time as the history shows it.
+pub fn timestamp(at: SystemTime) -> Timestamp {
+    Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH)
+}
