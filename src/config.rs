@@ -268,6 +268,13 @@ impl AllowedPrefix {
     }
 }
 
+impl AllowedPrefix {
+    /// The folder, where the place is one of this machine.
+    pub fn folder(&self) -> Option<&str> {
+        self.0.strip_prefix("file://")
+    }
+}
+
 impl FromStr for AllowedPrefix {
     type Err = Error;
 

@@ -190,6 +190,11 @@ impl Digest {
         Self(hasher.finalize().into())
     }
 
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The first 12 hex digits: enough for a person and a log line.
     pub fn short(&self) -> String {
         let mut hex = self.to_string();

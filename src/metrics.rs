@@ -81,7 +81,7 @@ const STAGES: &[&str] = &["stream", "fetch", "load", "warm", "persist", "swap"];
 /// Everything that keeps a message or an artifact from being served.
 pub const REJECTIONS: &[&str] = &[
     "not_json", "too_large", "inflate", "depth", "duplicate_key", "schema", "unknown_kind", "must_understand", "uri",
-    "expired", "conflict", "unversioned", "forbidden_uri", "not_found", "access_denied", "unavailable", "size",
+    "expired", "conflict", "unversioned", "too_many_slots", "forbidden_uri", "not_found", "access_denied", "unavailable", "size",
     "digest", "changed", "unsupported_format", "malformed", "contract", "golden", "warm_up", "panic", "disk",
 ];
 /// The routes of the HTTP interface, as matched.

@@ -84,6 +84,20 @@ impl Signature {
     pub fn check_outputs(&self, outputs: &[Tensor]) -> Result<usize, InferError> {
         check("output", &self.outputs, outputs)
     }
+
+    /// Bytes of memory that the signature holds: wide models have many names.
+    pub fn memory_bytes(&self) -> usize {
+        let specs = self.inputs.iter().chain(&self.outputs);
+        specs
+            .map(|spec| {
+                let features = spec.features.iter().map(|name| size_of::<String>() + name.capacity());
+                size_of::<TensorSpec>()
+                    + spec.name.capacity()
+                    + size_of_val(spec.shape.as_slice())
+                    + features.sum::<usize>()
+            })
+            .sum()
+    }
 }
 
 fn check(what: &str, specs: &[TensorSpec], tensors: &[Tensor]) -> Result<usize, InferError> {

@@ -1,0 +1,350 @@
+//! Decision trees in the one form that every tree format is turned into, and their evaluation.
+//!
+//! ```text
+//!   xgboost ──┐                        ┌── add_margins (rows in blocks, trees outside, one step at a time)
+//!   …         ├──► [Tree] ──► Forest ──┤
+//!   …       ──┘   untrusted   checked  └── (a faster evaluator goes here, and no parser changes)
+//! ```
+//!
+//! A parser describes its trees as a list of [`Tree`]s and trusts nothing; [`Forest::new`] proves them to be trees and
+//! lays them out. A split goes left where `x < threshold` in FP32, which every other comparison of `f32` inputs can be
+//! written as: `x <= t` is `x < t.next_up()`, a threshold in `f64` is rounded first, `>` swaps the children.
+
+use std::fmt;
+
+/// Deeper trees come from no trainer; the limit bounds what one row may cost.
+const MAX_DEPTH: u32 = 2048;
+
+/// How many rows go down a tree before the next tree has its turn: the tree stays in the first-level cache, and so do
+/// the rows' features.
+const BLOCK: usize = 64;
+
+/// A tree as a parser read it: nothing is checked yet. The root is node 0.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tree {
+    /// Which margin the leaves add to.
+    pub(crate) group: usize,
+    /// The nodes in any order.
+    pub(crate) nodes: Vec<Split>,
+    /// How many nodes no path leads to: formats that prune leave such nodes behind, and say how many.
+    pub(crate) unreachable: usize,
+}
+
+/// One node as a parser read it.
+#[derive(Debug, Clone)]
+pub(crate) enum Split {
+    /// The end of a path, and what it adds to the margin.
+    Leaf(f32),
+    /// `x < threshold` goes left.
+    Below { feature: usize, threshold: f32, children: Children },
+    /// A category in the list goes right, and every other number goes left.
+    Among { feature: usize, categories: Vec<u32>, children: Children },
+}
+
+/// Where a split leads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Children {
+    pub(crate) left: usize,
+    pub(crate) right: usize,
+    /// Whether a missing value (NaN) goes left.
+    pub(crate) missing_left: bool,
+}
+
+/// Why a list of trees is no forest: the tree, the node and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Error {
+    tree: usize,
+    node: usize,
+    detail: String,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tree {}, node {}: {}", self.tree, self.node, self.detail)
+    }
+}
+
+/// Trees that are proved to be trees.
+#[derive(Debug)]
+pub(crate) struct Forest {
+    features: usize,
+    groups: usize,
+    /// All trees one after the other; the two children of a split stand side by side, after their parent.
+    nodes: Vec<Node>,
+    /// The root of each tree with the margin it adds to, in the order of the additions.
+    roots: Vec<Root>,
+    /// The bitsets of all categorical splits.
+    bits: Vec<u32>,
+    /// Where the bitset of each categorical split lies in `bits`.
+    sets: Vec<Set>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    /// The feature, with [`MISSING_LEFT`] and [`CATEGORICAL`].
+    split: u32,
+    /// The left child, the right one follows; 0, which is a root and no child, makes this a leaf.
+    left: u32,
+    /// The threshold, the leaf's value, or the bits of an index into `sets`.
+    value: f32,
+}
+
+const MISSING_LEFT: u32 = 1 << 31;
+const CATEGORICAL: u32 = 1 << 30;
+const FEATURE: u32 = CATEGORICAL - 1;
+
+#[derive(Debug, Clone, Copy)]
+struct Root {
+    node: u32,
+    group: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Set {
+    from: u32,
+    words: u32,
+}
+
+impl Forest {
+    /// Proves that every list of nodes is a tree: indices in range, every node reached by one path (or declared
+    /// unreachable), leaves and thresholds that are numbers, a bounded depth. Then lays them out flat.
+    pub(crate) fn new(features: usize, groups: usize, trees: &[Tree]) -> Result<Self, Error> {
+        let nodes = trees.iter().map(|tree| tree.nodes.len()).sum();
+        let mut forest = Self {
+            features,
+            groups,
+            nodes: Vec::with_capacity(nodes),
+            roots: Vec::with_capacity(trees.len()),
+            bits: Vec::new(),
+            sets: Vec::new(),
+        };
+        for (at, tree) in trees.iter().enumerate() {
+            forest.push(tree).map_err(|(node, detail)| Error { tree: at, node, detail })?;
+        }
+        forest.nodes.shrink_to_fit();
+        Ok(forest)
+    }
+
+    fn push(&mut self, tree: &Tree) -> Result<(), (usize, String)> {
+        if tree.group >= self.groups {
+            return Err((0, format!("it adds to output {} of {}", tree.group, self.groups)));
+        }
+        let group = u32::try_from(tree.group).map_err(|_| (0, "there are too many outputs".to_owned()))?;
+        let root = self.reserve(1).map_err(|detail| (0, detail))?;
+        self.roots.push(Root { node: root, group });
+
+        let mut seen = vec![false; tree.nodes.len()];
+        let mut reached = 0;
+        // Where a node was, where it goes, and how deep it lies.
+        let mut open = vec![(0_usize, root, 0_u32)];
+        while let Some((from, to, depth)) = open.pop() {
+            let (Some(node), Some(seen)) = (tree.nodes.get(from), seen.get_mut(from)) else {
+                return Err((from, format!("there is no such node, there are {}", tree.nodes.len())));
+            };
+            if std::mem::replace(seen, true) {
+                return Err((from, "two paths lead to it, or a cycle".to_owned()));
+            }
+            if depth > MAX_DEPTH {
+                return Err((from, format!("it lies deeper than {MAX_DEPTH}")));
+            }
+            reached += 1;
+            let (node, children) = self.lay(node).map_err(|detail| (from, detail))?;
+            if let Some(children) = children {
+                open.push((children.right, node.left + 1, depth + 1));
+                open.push((children.left, node.left, depth + 1));
+            }
+            if let Some(place) = self.nodes.get_mut(to as usize) {
+                *place = node;
+            }
+        }
+        let missed = tree.nodes.len() - reached;
+        if missed != tree.unreachable {
+            return Err((0, format!("no path leads to {missed} nodes, and {} are said to be so", tree.unreachable)));
+        }
+        Ok(())
+    }
+
+    /// Makes the small form of a node; its children get their places, and are filled later.
+    fn lay(&mut self, split: &Split) -> Result<(Node, Option<Children>), String> {
+        let (feature, categories, value, children) = match split {
+            Split::Leaf(value) if !value.is_finite() => return Err(format!("its leaf is {value}")),
+            Split::Leaf(value) => return Ok((Node { split: 0, left: 0, value: *value }, None)),
+            // An infinite threshold is a split all the same; NaN would be none.
+            Split::Below { threshold, .. } if threshold.is_nan() => return Err("its threshold is NaN".to_owned()),
+            Split::Below { feature, threshold, children } => (*feature, 0, *threshold, *children),
+            Split::Among { feature, categories, children } => {
+                (*feature, CATEGORICAL, f32::from_bits(self.push_set(categories)?), *children)
+            }
+        };
+        if feature >= self.features {
+            return Err(format!("it splits on feature {feature} of {}", self.features));
+        }
+        let feature = u32::try_from(feature).ok().filter(|feature| *feature <= FEATURE);
+        let feature = feature.ok_or("there are too many features")?;
+        let missing = if children.missing_left { MISSING_LEFT } else { 0 };
+        let left = self.reserve(2)?;
+        Ok((Node { split: feature | missing | categories, left, value }, Some(children)))
+    }
+
+    fn reserve(&mut self, nodes: usize) -> Result<u32, String> {
+        let first = self.nodes.len();
+        let end = first.checked_add(nodes).filter(|end| u32::try_from(*end).is_ok());
+        let end = end.ok_or("there are too many nodes")?;
+        self.nodes.resize(end, Node { split: 0, left: 0, value: 0.0 });
+        u32::try_from(first).map_err(|_| "there are too many nodes".to_owned())
+    }
+
+    fn push_set(&mut self, categories: &[u32]) -> Result<u32, String> {
+        // A single high category must not cost a long bitset for a short file.
+        let limit = categories.len().saturating_mul(4096).saturating_add(1 << 16);
+        let words = categories.iter().max().map_or(0, |max| *max as usize / 32 + 1);
+        if words > limit / 32 {
+            return Err(format!("its {} categories reach up to {}", categories.len(), words * 32));
+        }
+        let from = self.bits.len();
+        self.bits.resize(from + words, 0);
+        for category in categories {
+            if let Some(word) = self.bits.get_mut(from + *category as usize / 32) {
+                *word |= 1 << (category % 32);
+            }
+        }
+        let narrow = |n: usize| u32::try_from(n).map_err(|_| "there are too many categories".to_owned());
+        self.sets.push(Set { from: narrow(from)?, words: narrow(words)? });
+        narrow(self.sets.len() - 1)
+    }
+
+    /// How many columns a row has.
+    pub(crate) fn features(&self) -> usize {
+        self.features
+    }
+
+    /// How many margins a row gets.
+    pub(crate) fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// Adds each row's leaves to its margins, in FP32 and in the order of the trees, as the trainers do it.
+    ///
+    /// `rows` is row-major with `features` columns, `margins` row-major with `groups`.
+    pub(crate) fn add_margins(&self, rows: &[f32], margins: &mut [f32]) {
+        let rows = rows.chunks(self.features.max(1) * BLOCK);
+        for (rows, margins) in rows.zip(margins.chunks_mut(self.groups.max(1) * BLOCK)) {
+            for root in &self.roots {
+                let rows = rows.chunks_exact(self.features.max(1));
+                for (row, margins) in rows.zip(margins.chunks_exact_mut(self.groups.max(1))) {
+                    if let Some(margin) = margins.get_mut(root.group as usize) {
+                        *margin += self.leaf(root.node, row);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes down one tree. `new` has proved that every index is in range and that each path ends.
+    fn leaf(&self, root: u32, row: &[f32]) -> f32 {
+        let mut node = self.nodes[root as usize];
+        while node.left != 0 {
+            let x = row[(node.split & FEATURE) as usize];
+            let left = if x.is_nan() {
+                node.split & MISSING_LEFT != 0
+            } else if node.split & CATEGORICAL == 0 {
+                x < node.value
+            } else {
+                !self.contains(node.value.to_bits(), x)
+            };
+            node = self.nodes[node.left as usize + usize::from(!left)];
+        }
+        node.value
+    }
+
+    fn contains(&self, set: u32, x: f32) -> bool {
+        // Above 2^24 an f32 names no single category. Fractions are cut off.
+        if !(0.0..16_777_216.0).contains(&x) {
+            return false;
+        }
+        let set = self.sets[set as usize];
+        let category = x as u32;
+        category / 32 < set.words && self.bits[(set.from + category / 32) as usize] >> (category % 32) & 1 == 1
+    }
+
+    /// Bytes of memory that the trees hold.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.nodes.capacity() * size_of::<Node>()
+            + self.roots.capacity() * size_of::<Root>()
+            + self.bits.capacity() * size_of::<u32>()
+            + self.sets.capacity() * size_of::<Set>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn below(feature: usize, threshold: f32, left: usize, right: usize) -> Split {
+        Split::Below { feature, threshold, children: Children { left, right, missing_left: true } }
+    }
+
+    fn tree(nodes: Vec<Split>) -> Tree {
+        Tree { nodes, ..Tree::default() }
+    }
+
+    fn ask(forest: &Forest, row: &[f32]) -> f32 {
+        let mut margin = [0.0];
+        forest.add_margins(row, &mut margin);
+        margin[0]
+    }
+
+    #[test]
+    fn equal_goes_right_and_missing_goes_its_own_way() {
+        let nodes = vec![below(1, 2.5, 2, 1), Split::Leaf(10.0), Split::Leaf(20.0)];
+        let forest = Forest::new(2, 1, &[tree(nodes)]).expect("a tree");
+        for (x, leaf) in
+            [(2.4, 20.0), (2.5, 10.0), (f32::NAN, 20.0), (f32::INFINITY, 10.0), (f32::NEG_INFINITY, 20.0)]
+        {
+            assert_eq!(ask(&forest, &[7.0, x]), leaf, "{x}");
+        }
+    }
+
+    #[test]
+    fn a_category_of_the_set_goes_right() {
+        let children = Children { left: 1, right: 2, missing_left: false };
+        let split = Split::Among { feature: 0, categories: vec![1, 40], children };
+        let forest = Forest::new(1, 1, &[tree(vec![split, Split::Leaf(1.0), Split::Leaf(2.0)])]).expect("a tree");
+        for (x, leaf) in
+            [(1.0, 2.0), (1.9, 2.0), (40.0, 2.0), (0.0, 1.0), (-1.0, 1.0), (64.0, 1.0), (3e7, 1.0), (f32::NAN, 2.0)]
+        {
+            assert_eq!(ask(&forest, &[x]), leaf, "{x}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_tree_is_refused() {
+        let leaf = || Split::Leaf(1.0);
+        let children = Children { left: 1, right: 2, missing_left: false };
+        let far = Split::Among { feature: 0, categories: vec![u32::MAX], children };
+        let chain = |length: usize| {
+            let mut nodes: Vec<_> = (0..length).flat_map(|i| [below(0, 0.0, 2 * i + 1, 2 * i + 2), leaf()]).collect();
+            nodes.push(leaf());
+            nodes
+        };
+        for (nodes, says) in [
+            (vec![], "node 0: there is no such node, there are 0"),
+            (vec![below(0, 0.0, 1, 2), leaf()], "node 2: there is no such node, there are 2"),
+            (vec![below(0, 0.0, 0, 1), leaf()], "node 0: two paths"),
+            (vec![below(0, 0.0, 1, 2), leaf(), below(0, 0.0, 0, 1)], "node 0: two paths"),
+            (vec![below(0, 0.0, 1, 1), leaf()], "node 1: two paths"),
+            (vec![leaf(), leaf()], "node 0: no path leads to 1 nodes, and 0"),
+            (vec![below(3, 0.0, 1, 2), leaf(), leaf()], "node 0: it splits on feature 3 of 3"),
+            (vec![below(0, f32::NAN, 1, 2), leaf(), leaf()], "node 0: its threshold is NaN"),
+            (vec![Split::Leaf(f32::INFINITY)], "node 0: its leaf is inf"),
+            (vec![far, leaf(), leaf()], "node 0: its 1 categories reach up to"),
+            (chain(3000), "it lies deeper than 2048"),
+        ] {
+            let error = Forest::new(3, 1, &[tree(vec![leaf()]), tree(nodes)]).expect_err(says).to_string();
+            assert!(error.starts_with("tree 1, ") && error.contains(says), "{error:?} does not say {says:?}");
+        }
+        assert!(Forest::new(3, 1, &[tree(chain(2000))]).is_ok());
+        let other = Tree { group: 2, ..tree(vec![leaf()]) };
+        assert!(Forest::new(3, 2, &[other]).is_err());
+    }
+}

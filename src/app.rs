@@ -1,0 +1,215 @@
+//! The composition root: makes the parts, connects them, supervises them, and stops them in order.
+//!
+//! Requests are answered on the caller's runtime. The stream, the artifacts and the swap live on a runtime of their
+//! own, so that a page of ten thousand records or a slow disk takes no time from a request.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hotserve_models::Loaders;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::aws::{Aws, Retries};
+use crate::config::Config;
+use crate::http::{self, Http};
+use crate::id::{Rank, Slot, StateKey};
+use crate::manager::{self, Manager};
+use crate::metrics::Metrics;
+use crate::notification::Limits;
+use crate::serving::compute::ComputePool;
+use crate::serving::{ServedState, Serving, Snapshot};
+use crate::source::Source;
+use crate::source::kinesis::KinesisSource;
+use crate::status::Status;
+use crate::store::cache::OpenError;
+use crate::store::s3::S3Store;
+use crate::store::{Cache, Fetcher, Store};
+
+/// How many pages of records may wait for the manager.
+const OUTLET: usize = 64;
+/// How many predictions may wait for the compute pool.
+const COMPUTE_QUEUE: usize = 256;
+/// How long the stream and the swap may take to stop.
+const STOP: Duration = Duration::from_secs(5);
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The port is taken, or not allowed.
+    #[error("listen on {addr}: choose another port with --port (PORT), 0 for any free one")]
+    Listen {
+        /// Where.
+        addr: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The cache folder cannot be used.
+    #[error("cache folder {folder} (--cache-dir, HOTSERVE_CACHE_DIR)")]
+    Cache {
+        /// The folder.
+        folder: String,
+        /// What is wrong with it.
+        source: OpenError,
+    },
+    /// A thread, a file or a socket is refused.
+    #[error("start the server")]
+    System(#[from] std::io::Error),
+}
+
+/// Where notifications and artifacts come from.
+pub struct Adapters {
+    /// The stream.
+    pub source: Box<dyn Source>,
+    /// What serves `s3://`.
+    pub s3: Arc<dyn Store>,
+    /// The kinds of model.
+    pub loaders: Loaders,
+}
+
+/// The registry and the board that all parts of one server share.
+#[derive(Clone)]
+pub struct Boards {
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The status.
+    pub status: Arc<Status>,
+}
+
+impl Default for Boards {
+    fn default() -> Self {
+        Self { metrics: Metrics::new(), status: Arc::new(Status::default()) }
+    }
+}
+
+impl Adapters {
+    /// Kinesis and S3.
+    pub fn aws(aws: &Aws, config: &Config, boards: &Boards) -> Self {
+        let (metrics, status) = (Arc::clone(&boards.metrics), Arc::clone(&boards.status));
+        Self {
+            source: Box::new(KinesisSource::new(aws.clone(), config.stream.clone(), metrics, status)),
+            s3: Arc::new(S3Store::new(aws.s3(Retries::Ours))),
+            loaders: Loaders::bundled(),
+        }
+    }
+}
+
+/// A server that listens, and waits to be run.
+pub struct App {
+    listener: TcpListener,
+    addr: SocketAddr,
+    http: Arc<Http>,
+    manager: Manager,
+    source: Box<dyn Source>,
+    background: Background,
+    drain: Duration,
+}
+
+/// A runtime that may be dropped anywhere: its threads are left to end by themselves.
+struct Background(Option<Runtime>);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl App {
+    /// Makes all parts and binds the port; nothing runs yet.
+    pub async fn bind(config: Config, adapters: Adapters, boards: Boards) -> Result<Self, Error> {
+        let Boards { metrics, status } = boards;
+        let Adapters { source, s3, loaders } = adapters;
+        let cache = Cache::open(config.store.cache_dir.as_deref()).map_err(|source| Error::Cache {
+            folder: config.store.cache_dir.as_ref().map_or_else(|| "(temporary)".to_owned(), |dir| dir.display().to_string()),
+            source,
+        })?;
+        let cache = Arc::new(cache);
+
+        let key = StateKey::default();
+        let initial = ServedState::new(key.clone(), Rank::Initial, &config.initial_state, None);
+        let (serving, swapper) = Serving::new(Snapshot::default().with(vec![initial], vec![]));
+        let options = manager::Options {
+            limits: Limits {
+                payload_bytes: config.message.max_bytes,
+                require_digest: config.message.require_digest,
+                ..Limits::default()
+            },
+            max_artifact: config.store.max_artifact,
+            loaders,
+            initial_slot: Some(Slot::State(key)),
+        };
+        let fetcher = Arc::new(Fetcher::new(s3, Arc::clone(&cache), config.store, Arc::clone(&metrics)));
+        let manager = Manager::new(options, swapper, fetcher, cache, Arc::clone(&metrics), Arc::clone(&status))?;
+
+        let compute =
+            ComputePool::new(config.http.compute_threads, COMPUTE_QUEUE, metrics.predict_queue_depth.clone())?;
+        let (listen, drain) = (config.http.listen, config.http.drain);
+        let http = Arc::new(Http { serving, status, metrics, compute, config: config.http });
+
+        let background = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("background")
+            .enable_all()
+            .build()?;
+        let listener =
+            TcpListener::bind(listen).await.map_err(|source| Error::Listen { addr: listen, source })?;
+        let addr = listener.local_addr()?;
+        Ok(Self { listener, addr, http, manager, source, background: Background(Some(background)), drain })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// What is served, for a host that looks itself.
+    pub fn http(&self) -> Arc<Http> {
+        Arc::clone(&self.http)
+    }
+
+    /// Serves until shut down; then answers the requests that are under way, and stops.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self { listener, http, manager, source, background, drain, .. } = self;
+        let runtime = background.0.as_ref().expect("it is taken only when dropped").handle().clone();
+        let (outlet, events) = mpsc::channel(OUTLET);
+        // The stream stops after the last request: until then its swaps are still wanted.
+        let stop = CancellationToken::new();
+        let source = runtime.spawn(source.run(outlet, stop.clone()));
+        let manager = runtime.spawn(manager.run(events, stop.clone()));
+        let upkeep = runtime.spawn({
+            let metrics = Arc::clone(&http.metrics);
+            async move {
+                loop {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    metrics.upkeep();
+                }
+            }
+        });
+        let unready = tokio::spawn({
+            let (status, shutdown) = (Arc::clone(&http.status), shutdown.clone());
+            async move {
+                shutdown.cancelled().await;
+                status.set_draining();
+            }
+        });
+
+        let served = http::listener::serve(listener, http::router(http), drain, shutdown).await;
+        stop.cancel();
+        for task in [source, manager] {
+            match tokio::time::timeout(STOP, task).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "a part of the server ended badly"),
+                Err(_) => tracing::warn!("the stream or the swap did not stop within {STOP:?}; leaving it behind"),
+            }
+        }
+        upkeep.abort();
+        unready.abort();
+        Ok(served?)
+    }
+}

@@ -1,0 +1,48 @@
+//! `hotserve serve`: follow a stream and serve what it brings.
+
+use std::path::PathBuf;
+
+use crate::app::{Adapters, App, Boards};
+use crate::aws::Aws;
+use crate::config::{self, Settings};
+use crate::shutdown;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A TOML file with settings, named as the flags are; a flag or an environment variable wins over it
+    #[arg(long, env = "HOTSERVE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let file = args.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
+    let config = args.settings.or(file).validate()?;
+    let durable = config.store.cache_dir.is_some();
+    let stream = config.stream.name.clone();
+
+    let boards = Boards::default();
+    let aws = Aws::from_env().await;
+    let adapters = Adapters::aws(&aws, &config, &boards);
+    let app = App::bind(config, adapters, boards).await.map_err(as_setting)?;
+    let shutdown = shutdown::on_signal()?;
+    tracing::info!(addr = %app.addr(), stream, "listening; /readyz turns 200 when the stream has been caught up with");
+    if !durable {
+        tracing::info!("no --cache-dir: after a restart, everything is read from the stream again");
+    }
+    app.run(shutdown).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// A cache folder that cannot be used is a setting that is wrong.
+pub(super) fn as_setting(error: crate::app::Error) -> anyhow::Error {
+    match error {
+        crate::app::Error::Cache { folder, source } => {
+            let setting = format!("--cache-dir (HOTSERVE_CACHE_DIR) {folder}");
+            config::Error::new(setting, crate::aws::chain(&source)).into()
+        }
+        error => error.into(),
+    }
+}

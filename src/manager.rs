@@ -1,0 +1,670 @@
+//! The one writer: takes records in, decides what each slot should serve, gets it ready, and swaps it in.
+//!
+//! ```text
+//!   SourceEvent ─► take_in ─► Book (policy) ─► advance ─► pipeline: fetch ─► load ─► warm   (off this task)
+//!                    │                                        │
+//!                    └─ refused: counted, logged, /history    └─► commit: persist ─► swap ─► retire
+//! ```
+//!
+//! **Invariant:** everything that can fail comes before the swap. **Invariant:** only this task swaps, so a slot's rank
+//! never goes back. **Invariant:** nothing here runs on a thread that answers requests.
+
+mod journal;
+mod policy;
+mod reaper;
+mod recent;
+mod stages;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::time::{Duration, Instant, SystemTime};
+
+use hotserve_models::Loaders;
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::journal::{Journal, Saved, SavedModel};
+use self::policy::{Book, Mark, Verdict};
+use self::reaper::Reaper;
+use self::recent::Recent;
+use self::stages::{Announced, Loaded, Refusal, Warm};
+use crate::id::{Digest, Rank, Slot};
+use crate::metrics::{Metrics, unix_seconds};
+use crate::notification::{self, Limits, Location, ModelUpdate, Notification};
+use crate::serving::{ModelFacts, ServedModel, ServedState, Swapper};
+use crate::source::{Record, SourceEvent};
+use crate::status::{Entry, Status};
+use crate::store::{Artifact, Cache, Fetcher};
+
+/// How many slots there may be: a producer that makes up keys must not fill the memory.
+const MAX_SLOTS: usize = 10_000;
+/// How many artifacts are fetched at the same time.
+const FETCHES: usize = 4;
+/// With a last known good, how long to wait for the stream before answering with that.
+const CATCH_UP_GRACE: Duration = Duration::from_secs(5);
+
+/// What the manager is made from.
+pub struct Options {
+    /// What a message may be.
+    pub limits: Limits,
+    /// The largest artifact, inflated, in bytes.
+    pub max_artifact: u64,
+    /// The kinds of model.
+    pub loaders: Loaders,
+    /// The initial state, which any message replaces.
+    pub initial_slot: Option<Slot>,
+}
+
+/// The event loop.
+pub struct Manager {
+    options: Options,
+    swapper: Swapper,
+    fetcher: Arc<Fetcher>,
+    cache: Arc<Cache>,
+    journal: Journal,
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+    reaper: Reaper,
+    loader: std_mpsc::Sender<LoadJob>,
+    fetches: Arc<Semaphore>,
+
+    books: HashMap<Slot, Book<Arc<Update>>>,
+    work: HashMap<Slot, Work>,
+    recent: Recent,
+    finished: (mpsc::UnboundedSender<Finished>, mpsc::UnboundedReceiver<Finished>),
+    next_update: u64,
+    caught_up: bool,
+    ready: bool,
+}
+
+/// A message on its way.
+struct Update {
+    id: u64,
+    notification: Notification,
+    /// The slots that it may replace, each with its place in the slot's order.
+    parts: Vec<(Slot, Mark)>,
+    record: Record,
+    taken_in: Instant,
+    arrived: SystemTime,
+}
+
+impl Update {
+    /// The slot whose turn makes this update happen: the model's if it brings one, for that takes time.
+    fn leader(&self) -> &Slot {
+        let model = self.parts.iter().find(|(slot, _)| matches!(slot, Slot::Model(_)));
+        &model.or(self.parts.first()).expect("an update has a part").0
+    }
+
+    fn versions(&self) -> Vec<(Slot, String)> {
+        self.parts.iter().map(|(slot, mark)| (slot.clone(), mark.rank.to_string())).collect()
+    }
+
+    fn published(&self) -> SystemTime {
+        self.notification.published_at.map_or(self.arrived, SystemTime::from)
+    }
+}
+
+/// A model being made ready.
+struct Work {
+    update: u64,
+    abort: AbortHandle,
+}
+
+/// The end of a model's way to readiness.
+struct Finished {
+    slot: Slot,
+    update: Arc<Update>,
+    result: Result<(Artifact, Warm), Refusal>,
+    stages: BTreeMap<&'static str, f64>,
+}
+
+struct LoadJob {
+    artifact: Artifact,
+    announced: Announced,
+    answer: oneshot::Sender<(Result<Warm, Refusal>, Duration, Duration)>,
+}
+
+impl Manager {
+    /// Opens the journal and starts the threads that load and free.
+    pub fn new(
+        options: Options,
+        swapper: Swapper,
+        fetcher: Arc<Fetcher>,
+        cache: Arc<Cache>,
+        metrics: Arc<Metrics>,
+        status: Arc<Status>,
+    ) -> std::io::Result<Self> {
+        let (journal, skipped) = Journal::open(cache.root(), cache.is_durable())?;
+        if skipped > 0 {
+            tracing::warn!(skipped, "lines of the journal are torn or rotten; going on with the ones before them");
+        }
+        let reaper = Reaper::start(metrics.live_generations.clone())?;
+        let loader = start_loader(options.loaders.clone(), options.max_artifact)?;
+        let mut books: HashMap<Slot, Book<Arc<Update>>> = HashMap::new();
+        if let Some(slot) = &options.initial_slot {
+            let mark = Mark { rank: Rank::Initial, content: Digest::of(b"") };
+            books.entry(slot.clone()).or_default().serve(mark);
+        }
+        Ok(Self {
+            options,
+            swapper,
+            fetcher,
+            cache,
+            journal,
+            metrics,
+            status,
+            reaper,
+            loader,
+            fetches: Arc::new(Semaphore::new(FETCHES)),
+            books,
+            work: HashMap::new(),
+            recent: Recent::default(),
+            finished: mpsc::unbounded_channel(),
+            next_update: 0,
+            caught_up: false,
+            ready: false,
+        })
+    }
+
+    /// Serves what the last run served, then what the source brings, until shut down.
+    pub async fn run(mut self, mut events: mpsc::Receiver<SourceEvent>, shutdown: CancellationToken) {
+        let restored = self.restore().await;
+        let grace = tokio::time::sleep(CATCH_UP_GRACE);
+        tokio::pin!(grace);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(finished) = self.finished.1.recv() => self.on_finished(finished),
+                event = events.recv() => match event {
+                    Some(SourceEvent::Records(records)) => {
+                        // Whatever waits in one page is folded before anything is loaded: the newest wins.
+                        for record in records {
+                            self.take_in(record);
+                        }
+                    }
+                    Some(SourceEvent::CaughtUp) => self.caught_up = true,
+                    None => break,
+                },
+                () = &mut grace, if restored && !self.ready => {
+                    self.become_ready("from the last known good; the stream has not caught up yet");
+                }
+            }
+            self.advance();
+        }
+        for work in self.work.values() {
+            work.abort.abort();
+        }
+    }
+
+    /// Decodes and judges a record.
+    fn take_in(&mut self, record: Record) {
+        let notification = match notification::decode(&record.data, &self.options.limits) {
+            Ok(notification) => notification,
+            Err(rejection) => {
+                self.reject_message(&record, rejection.reason.code(), rejection.detail);
+                return;
+            }
+        };
+        if notification.id.is_some() && !self.recent.insert(&record.data) {
+            self.count_slots(&notification, "duplicate");
+            return;
+        }
+        if notification.expires_at.is_some_and(|at| at < Timestamp::now()) {
+            self.reject_message(&record, "expired", "its expires_at has passed");
+            return;
+        }
+        let mut parts = Vec::new();
+        for (slot, version) in notification.slots() {
+            let rank = version.map_or_else(|| Rank::Stream(record.position.clone()), Rank::Version);
+            let mark = Mark { rank, content: content(&slot, &notification) };
+            let verdict = match self.books.get(&slot) {
+                Some(book) => book.judge(&mark),
+                None if self.books.len() >= MAX_SLOTS => {
+                    self.reject_message(&record, "too_many_slots", format!("there are {MAX_SLOTS} slots already"));
+                    return;
+                }
+                None => Verdict::Admit,
+            };
+            match verdict {
+                Verdict::Admit => parts.push((slot, mark)),
+                Verdict::Duplicate => self.count(&slot, "duplicate"),
+                Verdict::Stale => self.count(&slot, "stale"),
+                Verdict::Conflict => {
+                    let detail = format!("{slot} {} is another content already: publish a higher version", mark.rank);
+                    self.reject_message(&record, "conflict", detail);
+                    return;
+                }
+                Verdict::Unversioned => {
+                    let detail = format!("{slot} has had versions: a message without one cannot be ordered");
+                    self.reject_message(&record, "unversioned", detail);
+                    return;
+                }
+            }
+        }
+        if parts.is_empty() {
+            return;
+        }
+        if let Some(ModelUpdate { location: Location::Uri { uri, .. }, .. }) = &notification.model
+            && let Err(error) = self.fetcher.check_allowed(uri)
+        {
+            self.reject_message(&record, error.code(), error.to_string());
+            return;
+        }
+        self.next_update += 1;
+        let arrived = SystemTime::UNIX_EPOCH + Duration::from_millis(record.position.arrival_ms);
+        let update =
+            Arc::new(Update { id: self.next_update, notification, parts, record, taken_in: Instant::now(), arrived });
+        let leader = update.leader().clone();
+        let mark = update.parts.iter().find(|(slot, _)| *slot == leader).map(|(_, mark)| mark.clone());
+        let mark = mark.expect("the leader is a part");
+        if let Some(ousted) = self.books.entry(leader).or_default().admit(mark, update) {
+            self.supersede(&ousted);
+        }
+    }
+
+    /// Starts the work that each slot's newest candidate needs.
+    fn advance(&mut self) {
+        if !self.caught_up {
+            // What is older than the end of the stream is only folded, not loaded.
+            return;
+        }
+        let aspired: Vec<Arc<Update>> = self.books.values().filter_map(Book::aspired).cloned().collect();
+        for update in aspired {
+            let slot = update.leader().clone();
+            match self.work.get(&slot) {
+                Some(work) if work.update == update.id => continue,
+                // Newest wins: what is under way is not wanted now. It stays a candidate, should the newer one fail.
+                Some(work) => work.abort.abort(),
+                None => {}
+            }
+            let brings_model = update.parts.iter().any(|(slot, _)| matches!(slot, Slot::Model(_)));
+            match update.notification.model.clone().filter(|_| brings_model) {
+                Some(model) => self.start(slot, update, model),
+                None => self.commit(&update, None, BTreeMap::new()),
+            }
+        }
+        if !self.ready {
+            match self.work.iter().next() {
+                Some((slot, _)) => self.status.waiting_for(format!("{slot} is being loaded")),
+                None => self.become_ready("caught up with the stream"),
+            }
+        }
+    }
+
+    /// Sends a model on its way to readiness.
+    fn start(&mut self, slot: Slot, update: Arc<Update>, model: ModelUpdate) {
+        let id = update.id;
+        let (fetcher, loader) = (Arc::clone(&self.fetcher), self.loader.clone());
+        let (fetches, finished) = (Arc::clone(&self.fetches), self.finished.0.clone());
+        let leader = slot.clone();
+        let task = tokio::spawn(async move {
+            let mut stages = BTreeMap::new();
+            let result = prepare(&fetcher, &loader, &fetches, model, &mut stages).await;
+            // The manager that does not listen any more is shutting down.
+            let _ = finished.send(Finished { slot: leader, update, result, stages });
+        });
+        self.work.insert(slot, Work { update: id, abort: task.abort_handle() });
+    }
+
+    fn on_finished(&mut self, finished: Finished) {
+        let Finished { slot, update, result, stages } = finished;
+        if self.work.get(&slot).is_some_and(|work| work.update == update.id) {
+            self.work.remove(&slot);
+        } else {
+            // It was aborted after it had ended: its slot has something newer to do.
+            return;
+        }
+        match result {
+            Ok((artifact, warm)) => self.commit(&update, Some((artifact, warm)), stages),
+            Err(refusal) => self.refuse(&update, &refusal, stages),
+        }
+    }
+
+    /// Persists, swaps, retires. All that can fail is over when the snapshot is replaced.
+    fn commit(
+        &mut self,
+        update: &Arc<Update>,
+        model: Option<(Artifact, Warm)>,
+        mut stages: BTreeMap<&'static str, f64>,
+    ) {
+        // A slot may have moved on while the other half of a pair was being loaded.
+        let news = |slot: &Slot, mark: &Mark| self.books.get(slot).is_none_or(|book| book.is_news(&mark.rank));
+        let parts: Vec<_> = update.parts.iter().filter(|(slot, mark)| news(slot, mark)).cloned().collect();
+        let saved = parts.iter().filter_map(|(slot, mark)| saved(slot, mark, update, model.as_ref())).collect();
+        let begun = Instant::now();
+        if let Err(error) = self.journal.write(saved) {
+            let detail = format!("the journal cannot be written, so what readers see would not survive: {error}");
+            self.refuse(update, &Refusal::new("disk", detail), stages);
+            return;
+        }
+        stages.insert("persist", begun.elapsed().as_secs_f64());
+
+        let begun = Instant::now();
+        let (mut states, mut models) = (Vec::new(), Vec::new());
+        let mut digest = None;
+        let mut model = model;
+        for (slot, mark) in &parts {
+            let published_at = update.notification.published_at;
+            match slot {
+                Slot::State(key) => states.extend(
+                    update
+                        .notification
+                        .state
+                        .as_ref()
+                        .map(|state| ServedState::new(key.clone(), mark.rank.clone(), &state.json, published_at)),
+                ),
+                Slot::Model(name) => {
+                    if let (Some((artifact, warm)), Some(announced)) = (model.take(), &update.notification.model) {
+                        digest = Some(artifact.digest());
+                        let facts = ModelFacts {
+                            name: name.clone(),
+                            rank: mark.rank.clone(),
+                            label: announced.label.clone(),
+                            format: announced.format.clone(),
+                            digest: artifact.digest(),
+                            size: artifact.size(),
+                            published_at,
+                        };
+                        models.push(ServedModel::new(facts, warm.model, warm.row_cost));
+                    }
+                }
+            }
+        }
+        self.swap(states, models);
+        stages.insert("swap", begun.elapsed().as_secs_f64());
+
+        for (slot, mark) in &parts {
+            for superseded in self.books.entry(slot.clone()).or_default().serve(mark.clone()) {
+                if superseded.id != update.id {
+                    self.supersede(&superseded);
+                }
+            }
+            self.count(slot, "applied");
+        }
+        for (slot, _) in update.parts.iter().filter(|part| !parts.contains(part)) {
+            self.count(slot, "superseded");
+        }
+        let leader = update.leader();
+        if let Some(book) = self.books.get_mut(leader) {
+            // Already taken out where the leader was served.
+            book.refuse(|candidate| candidate.id == update.id);
+        }
+        self.note_applied(update, parts, digest, stages);
+        if digest.is_some() {
+            self.collect_cache();
+        }
+    }
+
+    fn swap(&self, states: Vec<ServedState>, models: Vec<ServedModel>) {
+        let next = self.swapper.snapshot().with(states, models);
+        #[expect(clippy::cast_precision_loss, reason = "a count of swaps")]
+        self.metrics.generation.set(next.generation as f64);
+        let before = self.swapper.swap(next);
+        self.reaper.retire(before);
+        self.metrics.swaps.increment(1);
+        self.metrics.last_swap_timestamp.set(unix_seconds(SystemTime::now()));
+    }
+
+    fn note_applied(
+        &self,
+        update: &Update,
+        parts: Vec<(Slot, Mark)>,
+        digest: Option<Digest>,
+        mut stages: BTreeMap<&'static str, f64>,
+    ) {
+        let now = SystemTime::now();
+        let since = |then| now.duration_since(then).unwrap_or(Duration::ZERO).as_secs_f64();
+        let fresh = since(update.published());
+        stages.insert("stream", (fresh - update.taken_in.elapsed().as_secs_f64()).max(0.0));
+        for (stage, seconds) in &stages {
+            self.metrics.swap_stage_duration.get(stage).record(*seconds);
+        }
+        for (slot, _) in &parts {
+            self.metrics.publish_to_serving.get(slot.kind()).record(fresh);
+        }
+        let served = parts.into_iter().map(|(slot, mark)| (slot, mark.rank.to_string()));
+        let entry = Entry {
+            digest: digest.map(|digest| digest.to_string()),
+            sequence_number: Some(update.record.position.sequence.to_string()),
+            publish_to_serving_seconds: Some(fresh),
+            stages,
+            ..Entry::new("applied", served)
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "milliseconds for a person")]
+        let publish_to_serving_ms = (fresh * 1e3) as i64;
+        tracing::info!(
+            slots = %entry.slots.join(" and "),
+            versions = %entry.versions.join(" and "),
+            digest = digest.map(|digest| digest.short()),
+            publish_to_serving_ms,
+            "swapped in"
+        );
+        self.status.record(entry);
+    }
+
+    /// A gate says no: the slot keeps what it serves, and its next candidate gets its turn.
+    fn refuse(&mut self, update: &Arc<Update>, refusal: &Refusal, stages: BTreeMap<&'static str, f64>) {
+        if let Some(book) = self.books.get_mut(update.leader()) {
+            book.refuse(|candidate| candidate.id == update.id);
+        }
+        // The same bytes may be sent again when what they name is mended.
+        self.recent.forget(&update.record.data);
+        for (slot, _) in &update.parts {
+            self.count(slot, "rejected");
+        }
+        let entry = Entry { stages, ..Entry::new("rejected", update.versions()) };
+        self.note_rejected(&update.record, entry, refusal.reason, refusal.detail.clone());
+    }
+
+    fn reject_message(&mut self, record: &Record, reason: &'static str, detail: impl Into<String>) {
+        self.recent.forget(&record.data);
+        self.note_rejected(record, Entry::new("rejected", []), reason, detail.into());
+    }
+
+    fn note_rejected(&self, record: &Record, mut entry: Entry, reason: &'static str, detail: String) {
+        self.metrics.rejections.get(&[reason]).increment(1);
+        tracing::warn!(
+            slots = %entry.slots.join(" and "),
+            versions = %entry.versions.join(" and "),
+            sequence_number = %record.position.sequence,
+            reason,
+            "refused, serving what was served before: {detail}"
+        );
+        entry.reason = Some(reason);
+        entry.detail = Some(detail);
+        entry.sequence_number = Some(record.position.sequence.to_string());
+        self.status.record(entry);
+    }
+
+    fn supersede(&self, update: &Update) {
+        for (slot, _) in &update.parts {
+            self.count(slot, "superseded");
+        }
+    }
+
+    fn count(&self, slot: &Slot, outcome: &'static str) {
+        self.metrics.updates.get(&[slot.kind(), outcome]).increment(1);
+    }
+
+    fn count_slots(&self, notification: &Notification, outcome: &'static str) {
+        for (slot, _) in notification.slots() {
+            self.count(&slot, outcome);
+        }
+    }
+
+    fn become_ready(&mut self, how: &str) {
+        self.ready = true;
+        if self.status.set_ready() {
+            self.metrics.ready.set(1.0);
+            let snapshot = self.swapper.snapshot();
+            tracing::info!(states = snapshot.states.len(), models = snapshot.models.len(), "ready: {how}");
+        }
+    }
+
+    /// Serves what the last run served last, each model proved and warmed again. Answers whether there was anything.
+    async fn restore(&mut self) -> bool {
+        let kept: Vec<Saved> = self.journal.live().cloned().collect();
+        if kept.is_empty() {
+            return false;
+        }
+        self.status.waiting_for("the last known good is being loaded");
+        let (mut states, mut models) = (Vec::new(), Vec::new());
+        for saved in kept {
+            let Saved { slot, rank, published_at, state, model } = saved;
+            match (&slot, state, model) {
+                (Slot::State(key), Some(json), _) => {
+                    states.push(ServedState::new(key.clone(), rank.clone(), &json, published_at));
+                    let content = Digest::of(json.get().as_bytes());
+                    self.books.entry(slot).or_default().serve(Mark { rank, content });
+                }
+                (Slot::Model(name), _, Some(model)) => match self.restore_model(&model).await {
+                    Ok(warm) => {
+                        let SavedModel { label, format, digest, size, .. } = model;
+                        let (name, version) = (name.clone(), rank.clone());
+                        let facts = ModelFacts { name, rank: version, label, format, digest, size, published_at };
+                        models.push(ServedModel::new(facts, warm.model, warm.row_cost));
+                        self.books.entry(slot).or_default().serve(Mark { rank, content: digest });
+                    }
+                    Err(refusal) => {
+                        self.metrics.rejections.get(&[refusal.reason]).increment(1);
+                        self.books.entry(slot.clone()).or_default().raise_floor(rank.clone());
+                        tracing::warn!(%slot, version = %rank, reason = refusal.reason,
+                            "the last known good cannot be served; waiting for the stream: {refusal}");
+                    }
+                },
+                _ => {}
+            }
+        }
+        let restored = !states.is_empty() || !models.is_empty();
+        if restored {
+            tracing::info!(states = states.len(), models = models.len(), "serving the last known good");
+            self.swap(states, models);
+        }
+        restored
+    }
+
+    async fn restore_model(&self, saved: &SavedModel) -> Result<Warm, Refusal> {
+        let artifact = self.cache.get(saved.digest, Some(saved.size)).ok_or_else(|| {
+            Refusal::new("not_found", format!("artifact {} is not in the cache folder", saved.digest.short()))
+        })?;
+        let announced = Announced {
+            format: saved.format.clone(),
+            encoding: saved.encoding,
+            signature: saved.signature.clone(),
+            golden: saved.golden.clone(),
+        };
+        load(&self.loader, artifact, announced, &mut BTreeMap::new()).await
+    }
+
+    fn collect_cache(&self) {
+        let live = self.journal.live().filter_map(|saved| saved.model.as_ref().map(|model| model.digest));
+        let candidates = self.books.values().filter_map(Book::aspired);
+        let wanted = candidates.filter_map(|update| match update.notification.model.as_ref()?.location {
+            Location::Uri { sha256, .. } => sha256,
+            Location::Inline(ref bytes) => Some(Digest::of(bytes)),
+        });
+        let in_use: HashSet<Digest> = live.chain(wanted).collect();
+        if let Err(error) = self.cache.collect(&in_use) {
+            tracing::warn!(error = %error, "old artifacts cannot be removed from the cache folder");
+        }
+    }
+}
+
+/// What tells a slot's content from another of the same rank.
+fn content(slot: &Slot, notification: &Notification) -> Digest {
+    match (slot, &notification.state, &notification.model) {
+        (Slot::State(_), Some(state), _) => Digest::of(state.json.get().as_bytes()),
+        (Slot::Model(_), _, Some(model)) => match &model.location {
+            Location::Uri { sha256: Some(sha256), .. } => *sha256,
+            Location::Uri { uri, version_id, .. } => Digest::of(format!("{uri} {version_id:?}").as_bytes()),
+            Location::Inline(bytes) => Digest::of(bytes),
+        },
+        _ => Digest::of(b""),
+    }
+}
+
+fn saved(slot: &Slot, mark: &Mark, update: &Update, model: Option<&(Artifact, Warm)>) -> Option<Saved> {
+    let Notification { published_at, state, model: announced, .. } = &update.notification;
+    let (state, model) = match slot {
+        Slot::State(_) => (state.as_ref().map(|state| state.json.clone()), None),
+        Slot::Model(_) => {
+            let (announced, (artifact, _)) = (announced.as_ref()?, model?);
+            let model = SavedModel {
+                label: announced.label.clone(),
+                format: announced.format.clone(),
+                digest: artifact.digest(),
+                size: artifact.size(),
+                encoding: announced.encoding,
+                signature: announced.signature.clone(),
+                golden: announced.golden.clone(),
+            };
+            (None, Some(model))
+        }
+    };
+    Some(Saved { slot: slot.clone(), rank: mark.rank.clone(), published_at: *published_at, state, model })
+}
+
+async fn prepare(
+    fetcher: &Fetcher,
+    loader: &std_mpsc::Sender<LoadJob>,
+    fetches: &Semaphore,
+    model: ModelUpdate,
+    stages: &mut BTreeMap<&'static str, f64>,
+) -> Result<(Artifact, Warm), Refusal> {
+    let artifact = {
+        let _permit = fetches.acquire().await.expect("the semaphore is never closed");
+        let begun = Instant::now();
+        let artifact = fetcher.fetch(&model.location).await?;
+        stages.insert("fetch", begun.elapsed().as_secs_f64());
+        artifact
+    };
+    let ModelUpdate { format, encoding, signature, golden, .. } = model;
+    let warm = load(loader, artifact.clone(), Announced { format, encoding, signature, golden }, stages).await?;
+    Ok((artifact, warm))
+}
+
+async fn load(
+    loader: &std_mpsc::Sender<LoadJob>,
+    artifact: Artifact,
+    announced: Announced,
+    stages: &mut BTreeMap<&'static str, f64>,
+) -> Result<Warm, Refusal> {
+    let (answer, outcome) = oneshot::channel();
+    let gone = || Refusal::new("panic", "the loader thread is gone");
+    loader.send(LoadJob { artifact, announced, answer }).map_err(|_| gone())?;
+    let (result, load, warm) = outcome.await.map_err(|_| gone())?;
+    stages.insert("load", load.as_secs_f64());
+    stages.insert("warm", warm.as_secs_f64());
+    result
+}
+
+/// Starts the thread that loads and warms, one model at a time; it ends when the manager is dropped.
+fn start_loader(loaders: Loaders, max_bytes: u64) -> std::io::Result<std_mpsc::Sender<LoadJob>> {
+    let (jobs, inbox) = std_mpsc::channel::<LoadJob>();
+    std::thread::Builder::new().name("loader".to_owned()).spawn(move || {
+        lower_priority();
+        for LoadJob { artifact, announced, answer } in inbox {
+            if answer.is_closed() {
+                // Superseded while it waited.
+                continue;
+            }
+            let begun = Instant::now();
+            let loaded = Loaded::load(&artifact, &announced, &loaders, max_bytes);
+            let load = begun.elapsed();
+            let result = loaded.and_then(|loaded| loaded.warm_up(&announced));
+            let warm = begun.elapsed().saturating_sub(load);
+            // Superseded meanwhile: the model is dropped here, off every other path.
+            let _ = answer.send((result, load, warm));
+        }
+    })?;
+    Ok(jobs)
+}
+
+/// This thread's work must not take time from the threads that answer requests.
+fn lower_priority() {
+    // Not allowed everywhere; then it is only slower to get out of the way.
+    let _ = rustix::process::setpriority_process(None, 10);
+}

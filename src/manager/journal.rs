@@ -1,0 +1,230 @@
+//! What was served last, on disk: written before the swap, read at the start.
+//!
+//! One line a swap, with everything that it replaced, so that a crash leaves both halves of a pair or none. Each line
+//! carries the digest of its text: a torn or rotten one is skipped, and the one before it holds. The file is written
+//! anew when most of it is history.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use hotserve_models::{Golden, Signature};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tempfile::NamedTempFile;
+
+use crate::id::{Digest, Format, Rank, Slot};
+use crate::notification::Encoding;
+
+/// Below this size a journal is not worth writing anew.
+const COMPACT_BYTES: u64 = 1 << 20;
+/// A journal is written anew when it is this many times as large as what is live in it.
+const COMPACT_RATIO: u64 = 4;
+
+/// The content of a slot, as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    /// The slot.
+    pub slot: Slot,
+    /// What put it there.
+    pub rank: Rank,
+    /// When its producer published it.
+    pub published_at: Option<Timestamp>,
+    /// A state, byte for byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Box<RawValue>>,
+    /// A model, whose bytes are in the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<SavedModel>,
+}
+
+/// A model, as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedModel {
+    /// A person's name for the version.
+    pub label: Option<String>,
+    /// Which kind of model.
+    pub format: Format,
+    /// The artifact.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How it is compressed.
+    pub encoding: Encoding,
+    /// What was announced to go in and come out.
+    pub signature: Option<Signature>,
+    /// Cases it must get right.
+    pub golden: Option<Golden>,
+}
+
+/// The file.
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    durable: bool,
+    bytes: u64,
+    /// How large the file was when it was last written anew: how large what is live was then.
+    live_bytes: u64,
+    live: BTreeMap<Slot, Saved>,
+}
+
+impl Journal {
+    /// Opens the journal of a folder, made if it is missing. Lines that cannot be trusted are skipped, and counted in
+    /// the answer.
+    pub fn open(folder: &Path, durable: bool) -> std::io::Result<(Self, usize)> {
+        let path = folder.join("journal");
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let mut live = BTreeMap::new();
+        let mut skipped = 0;
+        for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            match parse(line) {
+                Some(saved) => live.extend(saved.into_iter().map(|saved| (saved.slot.clone(), saved))),
+                None => skipped += 1,
+            }
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let mut journal = Self { path, file, durable, bytes: 0, live_bytes: 0, live };
+        journal.compact()?;
+        Ok((journal, skipped))
+    }
+
+    /// What was served last, by slot.
+    pub fn live(&self) -> impl Iterator<Item = &Saved> {
+        self.live.values()
+    }
+
+    /// Writes what is about to be served, all of it or nothing.
+    pub fn write(&mut self, saved: Vec<Saved>) -> std::io::Result<()> {
+        let line = render(&saved)?;
+        let before = self.bytes;
+        let written = self.file.write_all(&line).and_then(|()| if self.durable { self.file.sync_data() } else { Ok(()) });
+        if let Err(error) = written {
+            // Half a line must not swallow the next one.
+            let _ = self.file.set_len(before);
+            return Err(error);
+        }
+        self.bytes += line.len() as u64;
+        self.live.extend(saved.into_iter().map(|saved| (saved.slot.clone(), saved)));
+        if self.bytes > COMPACT_BYTES.max(COMPACT_RATIO * self.live_bytes) {
+            self.compact()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the file anew with what is live, and puts it in the old one's place.
+    fn compact(&mut self) -> std::io::Result<()> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let mut fresh = NamedTempFile::new_in(folder)?;
+        let mut bytes = 0;
+        for saved in self.live.values() {
+            let line = render(std::slice::from_ref(saved))?;
+            fresh.write_all(&line)?;
+            bytes += line.len() as u64;
+        }
+        if self.durable {
+            fresh.as_file().sync_all()?;
+        }
+        fresh.persist(&self.path).map_err(|error| error.error)?;
+        if self.durable {
+            File::open(folder)?.sync_all()?;
+        }
+        self.file = OpenOptions::new().append(true).open(&self.path)?;
+        self.bytes = bytes;
+        self.live_bytes = bytes;
+        Ok(())
+    }
+}
+
+fn render(saved: &[Saved]) -> std::io::Result<Vec<u8>> {
+    let text = serde_json::to_vec(saved)?;
+    let mut line = Digest::of(&text).to_string().into_bytes();
+    line.push(b' ');
+    line.extend(text);
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn parse(line: &[u8]) -> Option<Vec<Saved>> {
+    let (digest, text) = line.split_at_checked(64)?;
+    let text = text.strip_prefix(b" ")?;
+    let digest: Digest = std::str::from_utf8(digest).ok()?.parse().ok()?;
+    if Digest::of(text) == digest { serde_json::from_slice(text).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Version;
+
+    fn state(key: &str, version: u64, json: &str) -> Saved {
+        Saved {
+            slot: Slot::State(key.parse().expect("a key")),
+            rank: Rank::Version(Version::try_from(version).expect("a version")),
+            published_at: None,
+            state: Some(RawValue::from_string(json.to_owned()).expect("JSON")),
+            model: None,
+        }
+    }
+
+    fn read(folder: &Path) -> (Vec<(String, String)>, usize) {
+        let (journal, skipped) = Journal::open(folder, true).expect("readable");
+        let live = journal.live().map(|saved| (saved.slot.to_string(), saved.state.as_ref().expect("a state").get().to_owned()));
+        (live.collect(), skipped)
+    }
+
+    #[test]
+    fn the_last_content_of_each_slot_comes_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        {
+            let (mut journal, _) = Journal::open(folder.path(), true).expect("new");
+            journal.write(vec![state("a", 1, "1"), state("b", 1, r#"{"x": 1.50}"#)]).expect("room");
+            journal.write(vec![state("a", 2, "2")]).expect("room");
+        }
+        let expected = vec![("state a".to_owned(), "2".to_owned()), ("state b".to_owned(), r#"{"x": 1.50}"#.to_owned())];
+        assert_eq!(read(folder.path()), (expected.clone(), 0));
+        assert_eq!(read(folder.path()), (expected, 0), "reading writes it anew, and that is read too");
+    }
+
+    #[test]
+    fn a_torn_or_rotten_line_is_skipped_whole() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        {
+            let (mut journal, _) = Journal::open(folder.path(), true).expect("new");
+            journal.write(vec![state("a", 1, "1")]).expect("room");
+            journal.write(vec![state("a", 2, "2"), state("b", 2, "2")]).expect("room");
+        }
+        let path = folder.path().join("journal");
+        let text = std::fs::read(&path).expect("readable");
+        let first = text.iter().position(|byte| *byte == b'\n').expect("two lines") + 1;
+        for cut in first + 1..text.len() - 1 {
+            std::fs::write(&path, &text[..cut]).expect("writable");
+            assert_eq!(read(folder.path()).0, [("state a".to_owned(), "1".to_owned())], "cut at {cut}");
+        }
+        for flip in (first..text.len() - 1).step_by(7) {
+            let mut rotten = text.clone();
+            rotten[flip] ^= 1;
+            std::fs::write(&path, &rotten).expect("writable");
+            assert_eq!(read(folder.path()).0, [("state a".to_owned(), "1".to_owned())], "bit flipped at {flip}");
+        }
+    }
+
+    #[test]
+    fn the_file_stays_in_proportion_to_what_is_live() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (mut journal, _) = Journal::open(folder.path(), false).expect("new");
+        let big = format!("\"{}\"", "x".repeat(10_000));
+        for version in 1..1000 {
+            journal.write(vec![state("a", version, &big)]).expect("room");
+        }
+        let size = std::fs::metadata(folder.path().join("journal")).expect("there").len();
+        assert!(size < 2 * COMPACT_BYTES, "{size} bytes");
+        drop(journal);
+        assert_eq!(read(folder.path()).0, [("state a".to_owned(), big)]);
+    }
+}

@@ -1,0 +1,141 @@
+//! The four calls of the tailer.
+
+use std::sync::Arc;
+
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::types::{ShardIteratorType, StreamStatus};
+use aws_smithy_types::DateTime;
+
+use super::cursor::{Anchor, Page};
+use super::lineage::Shard;
+use crate::aws::{Aws, Fault, FaultKind, Retries, ServerClock};
+use crate::id::ShardId;
+
+/// The stream's service.
+pub(super) struct Api {
+    client: Client,
+    clock: Arc<ServerClock>,
+    stream: String,
+}
+
+/// What matters of a stream.
+pub(super) struct Description {
+    /// When it was created, in milliseconds since 1970; 0 where that may not be asked.
+    pub(super) era: u64,
+    /// How long it keeps records.
+    pub(super) retention_ms: u64,
+}
+
+impl Api {
+    pub(super) fn new(aws: &Aws, stream: String) -> Self {
+        let clock = Arc::new(ServerClock::default());
+        Self { client: aws.kinesis(Retries::Ours, &clock), clock, stream }
+    }
+
+    /// The service's time. It is known to the second, and a time in its future is refused: two seconds early.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock.now_ms().saturating_sub(2_000)
+    }
+
+    pub(super) async fn describe(&self) -> Result<Description, Fault> {
+        let answer = match self.client.describe_stream_summary().stream_name(&self.stream).send().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let fault = Fault::of(&error);
+                // Useful, not needed: a policy may leave it out.
+                return if fault.kind == FaultKind::Denied {
+                    Ok(Description { era: 0, retention_ms: 365 * 86_400_000 })
+                } else {
+                    Err(fault)
+                };
+            }
+        };
+        let Some(summary) = answer.stream_description_summary else {
+            let message = "an answer without a description".to_owned();
+            return Err(Fault { kind: FaultKind::Unavailable, message });
+        };
+        match summary.stream_status {
+            StreamStatus::Creating => {
+                Err(Fault { kind: FaultKind::NotReady, message: "the stream is being created".to_owned() })
+            }
+            StreamStatus::Deleting => {
+                Err(Fault { kind: FaultKind::NotFound, message: "the stream is being deleted".to_owned() })
+            }
+            _ => Ok(Description {
+                era: millis(Some(&summary.stream_creation_timestamp)),
+                retention_ms: u64::try_from(summary.retention_period_hours).unwrap_or(24).max(1) * 3_600_000,
+            }),
+        }
+    }
+
+    pub(super) async fn list_shards(&self) -> Result<Vec<Shard>, Fault> {
+        let mut shards = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let request = match token.take() {
+                Some(token) => self.client.list_shards().next_token(token),
+                None => self.client.list_shards().stream_name(&self.stream),
+            };
+            let answer = request.send().await.map_err(|error| Fault::of(&error))?;
+            for shard in answer.shards.unwrap_or_default() {
+                let parents = [shard.parent_shard_id, shard.adjacent_parent_shard_id];
+                let range = shard.sequence_number_range;
+                shards.push(Shard {
+                    id: parse_shard(&shard.shard_id)?,
+                    parents: parents.iter().flatten().map(|id| parse_shard(id)).collect::<Result<_, _>>()?,
+                    closed: range.is_some_and(|range| range.ending_sequence_number.is_some()),
+                });
+            }
+            token = answer.next_token;
+            if token.is_none() {
+                return Ok(shards);
+            }
+        }
+    }
+
+    pub(super) async fn iterator(&self, shard: &ShardId, anchor: &Anchor) -> Result<String, Fault> {
+        let request = self.client.get_shard_iterator().stream_name(&self.stream).shard_id(shard.as_str());
+        let request = match anchor {
+            Anchor::TrimHorizon => request.shard_iterator_type(ShardIteratorType::TrimHorizon),
+            Anchor::AtTime(at) => {
+                let at = i64::try_from((*at).min(self.now_ms())).unwrap_or(i64::MAX);
+                request.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(at))
+            }
+            Anchor::After(sequence) => request
+                .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
+                .starting_sequence_number(sequence.as_str()),
+        };
+        let answer = request.send().await.map_err(|error| Fault::of(&error))?;
+        answer.shard_iterator.ok_or_else(|| Fault {
+            kind: FaultKind::Unavailable,
+            message: "an answer without an iterator".to_owned(),
+        })
+    }
+
+    pub(super) async fn records(&self, iterator: &str) -> Result<Page, Fault> {
+        let answer =
+            self.client.get_records().shard_iterator(iterator).send().await.map_err(|error| Fault::of(&error))?;
+        let mut records = Vec::with_capacity(answer.records.len());
+        for record in answer.records {
+            let sequence = record.sequence_number.parse().map_err(|invalid: crate::id::Invalid| Fault {
+                kind: FaultKind::Unavailable,
+                message: format!("an answer that makes no sense: {invalid}"),
+            })?;
+            records.push((sequence, millis(record.approximate_arrival_timestamp.as_ref()), record.data.into_inner().into()));
+        }
+        let behind_ms = u64::try_from(answer.millis_behind_latest.unwrap_or(0)).unwrap_or(0);
+        // Some stand-ins say "no more" with an empty text.
+        Ok(Page { records, next: answer.next_shard_iterator.filter(|next| !next.is_empty()), behind_ms })
+    }
+}
+
+fn parse_shard(id: &str) -> Result<ShardId, Fault> {
+    id.parse().map_err(|invalid: crate::id::Invalid| Fault {
+        kind: FaultKind::Unavailable,
+        message: format!("an answer that makes no sense: {invalid}"),
+    })
+}
+
+fn millis(time: Option<&DateTime>) -> u64 {
+    time.and_then(|time| time.to_millis().ok()).and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0)
+}

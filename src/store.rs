@@ -1,0 +1,160 @@
+//! Where artifacts come from, and the proof that they are what the message announced.
+//!
+//! ```text
+//!   Location ─► Fetcher ─► Store::open ─► bytes ─► Cache: size and SHA-256 proved ─► Artifact
+//!                  └─────────── already in the cache ───────────────────────────────────┘
+//! ```
+
+pub mod cache;
+pub mod directory;
+pub mod fetch;
+pub mod memory;
+pub mod s3;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::id::Digest;
+use crate::notification::ArtifactUri;
+
+pub use cache::Cache;
+pub use fetch::Fetcher;
+
+/// The bytes of an object on their way.
+pub struct Body {
+    /// How many there will be, if the store says so.
+    pub length: Option<u64>,
+    /// The bytes.
+    pub chunks: BoxStream<'static, Result<Bytes, Error>>,
+}
+
+/// What `open` answers.
+pub type Opening<'a> = Pin<Box<dyn Future<Output = Result<Body, Error>> + Send + 'a>>;
+
+/// A place with objects.
+///
+/// # Contract
+/// - `open` answers the whole object as it is now, or an error that says whether trying again may help.
+/// - It tries once: the [`Fetcher`] retries, and decides when to give up.
+/// - It proves nothing: the bytes are hostile until the [`Cache`] has hashed them.
+pub trait Store: Send + Sync {
+    /// Begins to read an object; `version_id` names one of its versions where the place keeps several.
+    fn open<'a>(&'a self, uri: &'a ArtifactUri, version_id: Option<&'a str>) -> Opening<'a>;
+}
+
+/// The bytes of a model, proved: their digest and size are the announced ones. Made only by the [`Cache`].
+#[derive(Debug, Clone)]
+pub struct Artifact {
+    digest: Digest,
+    size: u64,
+    path: PathBuf,
+}
+
+impl Artifact {
+    /// The identity of the bytes.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// How many bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads the bytes, and proves them again: a disk can rot.
+    pub fn read(&self) -> Result<Bytes, Error> {
+        let bytes = std::fs::read(&self.path).map_err(Error::disk("read the cached artifact"))?;
+        let got = Digest::of(&bytes);
+        if got != self.digest {
+            return Err(Error::Digest { expected: self.digest, got });
+        }
+        Ok(bytes.into())
+    }
+}
+
+/// Why an artifact could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The place is not on the list of allowed ones.
+    #[error("{uri} is not in an allowed place: add it with --allow (HOTSERVE_ALLOW)")]
+    Forbidden {
+        /// The place.
+        uri: String,
+    },
+    /// There is no such object.
+    #[error("{uri} is not there: {detail}")]
+    NotFound {
+        /// The object.
+        uri: String,
+        /// What the store said.
+        detail: String,
+    },
+    /// The store says no.
+    #[error("{uri} may not be read: {detail} (s3:GetObject is needed)")]
+    Denied {
+        /// The object.
+        uri: String,
+        /// What the store said.
+        detail: String,
+    },
+    /// The store did not answer, or stopped in the middle.
+    #[error("fetch artifact: {detail}")]
+    Unavailable {
+        /// What happened.
+        detail: String,
+    },
+    /// More or fewer bytes than announced, or more than allowed.
+    #[error("{got} bytes instead of {expected}")]
+    Size {
+        /// What was announced or allowed.
+        expected: u64,
+        /// What came, as far as it was read.
+        got: u64,
+    },
+    /// Other bytes than announced.
+    #[error("SHA-256 is {got} instead of {expected}")]
+    Digest {
+        /// What was announced.
+        expected: Digest,
+        /// What came.
+        got: Digest,
+    },
+    /// The disk does not do its part.
+    #[error("{action}")]
+    Disk {
+        /// What was being done.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Wraps what the disk said.
+    pub(crate) fn disk(action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Disk { action, source }
+    }
+
+    /// Whether trying again may help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
+    /// The label of `hotserve_rejections_total`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Forbidden { .. } => "forbidden_uri",
+            Self::NotFound { .. } => "not_found",
+            Self::Denied { .. } => "access_denied",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Size { .. } => "size",
+            Self::Digest { .. } => "digest",
+            Self::Disk { .. } => "disk",
+        }
+    }
+}
