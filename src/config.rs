@@ -307,7 +307,8 @@ impl FromStr for HumanDuration {
             "d" => 86_400e3,
             _ => return Err(format!("{text:?} is no duration: write 200ms, 5s, 10m or 24h")),
         };
-        let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration: write 200ms, 5s, 10m or 24h"))?;
+        let number: f64 =
+            number.parse().map_err(|_| format!("{text:?} is no duration: write 200ms, 5s, 10m or 24h"))?;
         Duration::try_from_secs_f64(number * ms_per_unit / 1e3)
             .map(Self)
             .map_err(|_| format!("{text:?} is too long a duration"))
@@ -333,7 +334,8 @@ impl FromStr for Size {
             "GiB" => 1 << 30,
             _ => return Err(format!("{text:?} is no size: write 65536, 64KiB, 8MiB or 4GiB")),
         };
-        let number: u64 = number.parse().map_err(|_| format!("{text:?} is no size: write 65536, 64KiB, 8MiB or 4GiB"))?;
+        let number: u64 =
+            number.parse().map_err(|_| format!("{text:?} is no size: write 65536, 64KiB, 8MiB or 4GiB"))?;
         number.checked_mul(bytes_per_unit).map(Self).ok_or_else(|| format!("{text:?} is too large a size"))
     }
 }

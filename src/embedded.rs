@@ -122,7 +122,7 @@ fn s3_router(folder: &Path) -> Result<Router, String> {
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single(ACCESS_KEY_ID, SECRET_ACCESS_KEY));
     let service = HandleError::new(builder.build(), async |error: s3s::HttpError| {
-        (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+        (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}"))
     });
     Ok(Router::new().fallback_service(service))
 }

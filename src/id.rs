@@ -162,8 +162,7 @@ impl FromStr for Version {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let number: u64 =
-            text.parse().map_err(|_| Invalid::new("version", text, "an integer from 1 to 2^53 - 1"))?;
+        let number: u64 = text.parse().map_err(|_| Invalid::new("version", text, "an integer from 1 to 2^53 - 1"))?;
         Self::try_from(number)
     }
 }

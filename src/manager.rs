@@ -103,7 +103,7 @@ impl Update {
     }
 
     fn published(&self) -> SystemTime {
-        self.notification.published_at.map_or(self.arrived, SystemTime::from)
+        self.notification.published_at.and_then(|at| SystemTime::try_from(at).ok()).unwrap_or(self.arrived)
     }
 }
 

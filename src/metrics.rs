@@ -43,9 +43,9 @@ impl Buckets {
                 10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5,
                 1.0, 2.5, 5.0, 10.0,
             ],
-            Self::Stage => &[
-                100e-6, 500e-6, 1e-3, 5e-3, 10e-3, 50e-3, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0,
-            ],
+            Self::Stage => {
+                &[100e-6, 500e-6, 1e-3, 5e-3, 10e-3, 50e-3, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0]
+            }
             Self::Freshness => &[
                 1e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
             ],
@@ -80,14 +80,48 @@ const OUTCOMES: &[&str] = &["applied", "rejected", "superseded", "duplicate", "s
 const STAGES: &[&str] = &["stream", "fetch", "load", "warm", "persist", "swap"];
 /// Everything that keeps a message or an artifact from being served.
 pub const REJECTIONS: &[&str] = &[
-    "not_json", "too_large", "inflate", "depth", "duplicate_key", "schema", "unknown_kind", "must_understand", "uri",
-    "expired", "conflict", "unversioned", "too_many_slots", "forbidden_uri", "not_found", "access_denied", "unavailable", "size",
-    "digest", "changed", "unsupported_format", "malformed", "contract", "golden", "warm_up", "panic", "disk",
+    "not_json",
+    "too_large",
+    "inflate",
+    "depth",
+    "duplicate_key",
+    "schema",
+    "unknown_kind",
+    "must_understand",
+    "uri",
+    "expired",
+    "conflict",
+    "unversioned",
+    "too_many_slots",
+    "forbidden_uri",
+    "not_found",
+    "access_denied",
+    "unavailable",
+    "size",
+    "digest",
+    "changed",
+    "unsupported_format",
+    "malformed",
+    "contract",
+    "golden",
+    "warm_up",
+    "panic",
+    "disk",
 ];
 /// The routes of the HTTP interface, as matched.
 pub const ROUTES: &[&str] = &[
-    "/", "/state", "/state/{key}", "/predict", "/predict/{model}", "/models", "/history", "/livez", "/readyz",
-    "/healthz", "/metrics", "unmatched",
+    "/",
+    "/state",
+    "/state/{key}",
+    "/predict",
+    "/predict/{model}",
+    "/models",
+    "/history",
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/metrics",
+    "unmatched",
 ];
 /// The statuses that have a series of their own.
 pub const STATUSES: &[&str] = &["200", "304", "400", "404", "405", "408", "413", "422", "500", "503", "other"];
@@ -96,39 +130,144 @@ const PREDICT_ERRORS: &[&str] = &["bad_input", "no_model", "failed", "overloaded
 
 /// Every metric of a server.
 pub const TABLE: &[Spec] = &[
-    spec("hotserve_updates_total", Kind::Counter, "Notifications by what became of them, for each slot they name", &[("kind", SLOT_KINDS), ("outcome", OUTCOMES)]),
-    spec("hotserve_rejections_total", Kind::Counter, "Messages and artifacts refused, by reason; the newest are on /history", &[("reason", REJECTIONS)]),
+    spec(
+        "hotserve_updates_total",
+        Kind::Counter,
+        "Notifications by what became of them, for each slot they name",
+        &[("kind", SLOT_KINDS), ("outcome", OUTCOMES)],
+    ),
+    spec(
+        "hotserve_rejections_total",
+        Kind::Counter,
+        "Messages and artifacts refused, by reason; the newest are on /history",
+        &[("reason", REJECTIONS)],
+    ),
     spec("hotserve_swaps_total", Kind::Counter, "Snapshots swapped in", &[]),
-    spec("hotserve_swap_stage_duration_seconds", Kind::Histogram(Buckets::Stage), "Time of each stage of an update on its way to being served", &[("stage", STAGES)]),
-    spec("hotserve_publish_to_serving_seconds", Kind::Histogram(Buckets::Freshness), "Time from publication (published_at, else arrival in the stream) to being served", &[("kind", SLOT_KINDS)]),
-    spec("hotserve_last_swap_timestamp_seconds", Kind::Gauge, "When the newest snapshot was swapped in, Unix time; 0 before the first", &[]),
-    spec("hotserve_generation", Kind::Gauge, "Number of the snapshot served now, counted from the start of the process", &[]),
-    spec("hotserve_live_generations", Kind::Gauge, "Snapshots not yet freed, the served one included: over 2 for long means that readers hold on", &[]),
+    spec(
+        "hotserve_swap_stage_duration_seconds",
+        Kind::Histogram(Buckets::Stage),
+        "Time of each stage of an update on its way to being served",
+        &[("stage", STAGES)],
+    ),
+    spec(
+        "hotserve_publish_to_serving_seconds",
+        Kind::Histogram(Buckets::Freshness),
+        "Time from publication (published_at, else arrival in the stream) to being served",
+        &[("kind", SLOT_KINDS)],
+    ),
+    spec(
+        "hotserve_last_swap_timestamp_seconds",
+        Kind::Gauge,
+        "When the newest snapshot was swapped in, Unix time; 0 before the first",
+        &[],
+    ),
+    spec(
+        "hotserve_generation",
+        Kind::Gauge,
+        "Number of the snapshot served now, counted from the start of the process",
+        &[],
+    ),
+    spec(
+        "hotserve_live_generations",
+        Kind::Gauge,
+        "Snapshots not yet freed, the served one included: over 2 for long means that readers hold on",
+        &[],
+    ),
     spec("hotserve_ready", Kind::Gauge, "1 when /readyz answers 200", &[]),
     spec("hotserve_stream_records_total", Kind::Counter, "Records read from the stream", &[]),
     spec("hotserve_stream_bytes_total", Kind::Counter, "Bytes of record data read from the stream", &[]),
     spec("hotserve_stream_polls_total", Kind::Counter, "Calls to the stream by outcome", &[("outcome", POLLS)]),
-    spec("hotserve_stream_poll_interval_seconds", Kind::Gauge, "Time between polls of a shard at the tip, after adapting to throttling", &[]),
-    spec("hotserve_stream_last_poll_timestamp_seconds", Kind::Gauge, "When the stream last answered, Unix time; 0 before the first answer", &[]),
-    spec("hotserve_stream_last_record_timestamp_seconds", Kind::Gauge, "Arrival time of the newest record read, Unix time; 0 before the first", &[]),
-    spec("hotserve_stream_lag_seconds", Kind::Scraped, "How far behind the tip of a shard the reader is", &[("shard", &[])]),
+    spec(
+        "hotserve_stream_poll_interval_seconds",
+        Kind::Gauge,
+        "Time between polls of a shard at the tip, after adapting to throttling",
+        &[],
+    ),
+    spec(
+        "hotserve_stream_last_poll_timestamp_seconds",
+        Kind::Gauge,
+        "When the stream last answered, Unix time; 0 before the first answer",
+        &[],
+    ),
+    spec(
+        "hotserve_stream_last_record_timestamp_seconds",
+        Kind::Gauge,
+        "Arrival time of the newest record read, Unix time; 0 before the first",
+        &[],
+    ),
+    spec(
+        "hotserve_stream_lag_seconds",
+        Kind::Scraped,
+        "How far behind the tip of a shard the reader is",
+        &[("shard", &[])],
+    ),
     spec("hotserve_stream_shards", Kind::Gauge, "Shards being read", &[]),
-    spec("hotserve_stream_gaps_total", Kind::Counter, "Times the stream had trimmed records that were not yet read", &[]),
+    spec(
+        "hotserve_stream_gaps_total",
+        Kind::Counter,
+        "Times the stream had trimmed records that were not yet read",
+        &[],
+    ),
     spec("hotserve_artifact_fetch_bytes_total", Kind::Counter, "Bytes of artifacts fetched", &[]),
     spec("hotserve_artifact_fetch_retries_total", Kind::Counter, "Fetches tried again after a passing fault", &[]),
-    spec("hotserve_artifact_cache_total", Kind::Counter, "Look-ups of artifacts in the cache", &[("result", &["hit", "miss"])]),
-    spec("hotserve_http_requests_total", Kind::Counter, "Requests answered", &[("route", ROUTES), ("status", STATUSES)]),
-    spec("hotserve_http_request_duration_seconds", Kind::Histogram(Buckets::Request), "Time from a request's head to its answer", &[("route", ROUTES)]),
+    spec(
+        "hotserve_artifact_cache_total",
+        Kind::Counter,
+        "Look-ups of artifacts in the cache",
+        &[("result", &["hit", "miss"])],
+    ),
+    spec(
+        "hotserve_http_requests_total",
+        Kind::Counter,
+        "Requests answered",
+        &[("route", ROUTES), ("status", STATUSES)],
+    ),
+    spec(
+        "hotserve_http_request_duration_seconds",
+        Kind::Histogram(Buckets::Request),
+        "Time from a request's head to its answer",
+        &[("route", ROUTES)],
+    ),
     spec("hotserve_http_requests_in_flight", Kind::Gauge, "Requests being answered", &[]),
     spec("hotserve_predict_rows_total", Kind::Counter, "Rows predicted", &[]),
-    spec("hotserve_predict_duration_seconds", Kind::Histogram(Buckets::Request), "Time of inference alone, per request", &[]),
+    spec(
+        "hotserve_predict_duration_seconds",
+        Kind::Histogram(Buckets::Request),
+        "Time of inference alone, per request",
+        &[],
+    ),
     spec("hotserve_predict_queue_depth", Kind::Gauge, "Requests waiting for the compute pool", &[]),
-    spec("hotserve_predict_errors_total", Kind::Counter, "Predictions not given, by cause", &[("code", PREDICT_ERRORS)]),
-    spec("hotserve_model_info", Kind::Scraped, "1 for each model served, with what it is", &[("model", &[]), ("version", &[]), ("digest", &[]), ("format", &[])]),
-    spec("hotserve_model_version", Kind::Scraped, "Version of each model served; 0 where its message had none", &[("model", &[])]),
+    spec(
+        "hotserve_predict_errors_total",
+        Kind::Counter,
+        "Predictions not given, by cause",
+        &[("code", PREDICT_ERRORS)],
+    ),
+    spec(
+        "hotserve_model_info",
+        Kind::Scraped,
+        "1 for each model served, with what it is",
+        &[("model", &[]), ("version", &[]), ("digest", &[]), ("format", &[])],
+    ),
+    spec(
+        "hotserve_model_version",
+        Kind::Scraped,
+        "Version of each model served; 0 where its message had none",
+        &[("model", &[])],
+    ),
     spec("hotserve_model_memory_bytes", Kind::Scraped, "Memory held by each model served", &[("model", &[])]),
-    spec("hotserve_model_loaded_timestamp_seconds", Kind::Scraped, "When each model served was swapped in, Unix time", &[("model", &[])]),
-    spec("hotserve_state_version", Kind::Scraped, "Version of each state served; 0 where its message had none", &[("key", &[])]),
+    spec(
+        "hotserve_model_loaded_timestamp_seconds",
+        Kind::Scraped,
+        "When each model served was swapped in, Unix time",
+        &[("model", &[])],
+    ),
+    spec(
+        "hotserve_state_version",
+        Kind::Scraped,
+        "Version of each state served; 0 where its message had none",
+        &[("key", &[])],
+    ),
     spec("hotserve_build_info", Kind::Scraped, "1, with the version of the program", &[("version", &[])]),
 ];
 
@@ -282,7 +421,8 @@ impl Scraped {
         // Writing to a String cannot fail.
         let _ = writeln!(self.text, "# HELP {name} {}\n# TYPE {name} gauge", spec.help);
         for (values, value) in series {
-            let labels = spec.labels.iter().zip(values).map(|((label, _), value)| format!("{label}=\"{}\"", escape(value)));
+            let labels =
+                spec.labels.iter().zip(values).map(|((label, _), value)| format!("{label}=\"{}\"", escape(value)));
             let _ = writeln!(self.text, "{name}{{{}}} {value}", labels.collect::<Vec<_>>().join(","));
         }
         self.text.push('\n');

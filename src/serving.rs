@@ -32,11 +32,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// The next generation, with some contents replaced. Cheap: the maps hold pointers.
     pub fn with(&self, states: Vec<ServedState>, models: Vec<ServedModel>) -> Self {
-        let mut next = Self {
-            generation: self.generation + 1,
-            states: self.states.clone(),
-            models: self.models.clone(),
-        };
+        let mut next =
+            Self { generation: self.generation + 1, states: self.states.clone(), models: self.models.clone() };
         next.states.extend(states.into_iter().map(|state| (state.key.clone(), Arc::new(state))));
         next.models.extend(models.into_iter().map(|model| (model.name.clone(), Arc::new(model))));
         next

@@ -147,7 +147,7 @@ fn check_damage(loader: &dyn Loader, good: &[u8]) -> Result<(), String> {
 
 /// Loads what may be nonsense: the only wrong outcomes are a panic and a model that panics or claims outsized memory.
 fn try_damaged(loader: &dyn Loader, bytes: &[u8], how: &str, round: usize) -> Result<(), String> {
-    let attempt = catch_unwind(AssertUnwindSafe(|| {
+    let attempt = catch_unwind(AssertUnwindSafe(|| -> Result<(), String> {
         loader.recognizes(bytes);
         let Ok(model) = loader.load(bytes) else { return Ok(()) };
         check_memory(&*model, bytes.len())?;
@@ -178,7 +178,8 @@ fn infer(model: &dyn Model, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
 /// Compares bit by bit (any NaN is any other) or, for floats, within a relative tolerance.
 fn same(a: &[Tensor], b: &[Tensor], tolerance: f64) -> bool {
     let close = |a: f64, b: f64| {
-        (a.is_nan() && b.is_nan()) || a == b || (a - b).abs() <= tolerance * a.abs().max(1.0).min(f64::MAX)
+        let allowed = tolerance * a.abs().max(1.0);
+        (a.is_nan() && b.is_nan()) || a == b || (allowed.is_finite() && (a - b).abs() <= allowed)
     };
     let equal = |a: &Tensor, b: &Tensor| match (a.data(), b.data()) {
         (Data::Fp32(x), Data::Fp32(y)) => x.iter().zip(y).all(|(x, y)| close(f64::from(*x), f64::from(*y))),
@@ -264,7 +265,7 @@ impl Random {
         const EXTREMES: [i64; 6] = [i64::MIN, i64::MAX, i32::MIN as i64, i32::MAX as i64, 0, -1];
         match EXTREMES.get(self.below(if extremes { 9 } else { usize::MAX })) {
             Some(extreme) => *extreme,
-            None => self.below(20) as i64 - 4,
+            None => i64::from(self.below(20) as u8) - 4,
         }
     }
 

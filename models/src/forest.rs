@@ -213,11 +213,6 @@ impl Forest {
         narrow(self.sets.len() - 1)
     }
 
-    /// How many columns a row has.
-    pub(crate) fn features(&self) -> usize {
-        self.features
-    }
-
     /// How many margins a row gets.
     pub(crate) fn groups(&self) -> usize {
         self.groups
@@ -298,8 +293,7 @@ mod tests {
     fn equal_goes_right_and_missing_goes_its_own_way() {
         let nodes = vec![below(1, 2.5, 2, 1), Split::Leaf(10.0), Split::Leaf(20.0)];
         let forest = Forest::new(2, 1, &[tree(nodes)]).expect("a tree");
-        for (x, leaf) in
-            [(2.4, 20.0), (2.5, 10.0), (f32::NAN, 20.0), (f32::INFINITY, 10.0), (f32::NEG_INFINITY, 20.0)]
+        for (x, leaf) in [(2.4, 20.0), (2.5, 10.0), (f32::NAN, 20.0), (f32::INFINITY, 10.0), (f32::NEG_INFINITY, 20.0)]
         {
             assert_eq!(ask(&forest, &[7.0, x]), leaf, "{x}");
         }

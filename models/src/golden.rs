@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Data, DataType, Dim, InferError, Model, Tensor, TensorSpec};
+use crate::{Data, Dim, InferError, Model, Tensor, TensorSpec};
 
 /// Cases that a model must answer as its publisher says, or it is not served.
 ///
@@ -114,8 +114,8 @@ impl Case {
                     got.shape()
                 )));
             }
+            let width = got.shape().iter().skip(1).product::<usize>().max(1);
             if let Some((at, expected, got)) = first_difference(expected.data(), got.data(), self.tolerance) {
-                let width = got.shape().iter().skip(1).product::<usize>().max(1);
                 let (row, column) = (at / width, at % width);
                 return Err(GoldenError::Differs { case, output: spec.name.clone(), row, column, expected, got });
             }

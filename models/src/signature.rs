@@ -122,7 +122,9 @@ fn check(what: &str, specs: &[TensorSpec], tensors: &[Tensor]) -> Result<usize, 
             )));
         }
         if *rows.get_or_insert(tensor.rows()) != tensor.rows() {
-            return Err(InferError::BadInput(format!("{what} {name:?} has another number of rows than the one before")));
+            return Err(InferError::BadInput(format!(
+                "{what} {name:?} has another number of rows than the one before"
+            )));
         }
     }
     Ok(rows.unwrap_or(0))

@@ -135,7 +135,11 @@ impl Tensor {
     /// Pairs a shape with its elements.
     pub fn new(shape: Vec<usize>, data: Data) -> Result<Self, ShapeError> {
         let elements = shape.iter().try_fold(1_usize, |product, dim| product.checked_mul(*dim));
-        if elements == Some(data.len()) { Ok(Self { shape, data }) } else { Err(ShapeError { shape, elements: data.len() }) }
+        if elements == Some(data.len()) {
+            Ok(Self { shape, data })
+        } else {
+            Err(ShapeError { shape, elements: data.len() })
+        }
     }
 
     /// The length of each axis; the first is the row.

@@ -201,7 +201,7 @@ mod tests {
             let good = |number: u64| arrivals.iter().find(|(n, _)| *n == number).is_some_and(|(_, good)| *good);
             let mut book = Book::default();
             let mut served = 0;
-            let mut finish = |book: &mut Book<u64>, served: &mut u64| {
+            let finish = |book: &mut Book<u64>, served: &mut u64| {
                 let Some(number) = book.aspired().copied() else { return false };
                 if good(number) {
                     assert!(number > *served, "a version never goes back");

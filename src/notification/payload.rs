@@ -51,6 +51,10 @@ fn read_capped(reader: impl Read, input: usize, max_bytes: usize, max_ratio: usi
 
 #[expect(clippy::needless_pass_by_value, reason = "its shape is what map_err wants")]
 fn broken(error: std::io::Error) -> Rejection {
+    // zstd says so when a frame asks for a larger window than it may have.
+    if error.to_string().contains("too much memory") {
+        return Rejection::new(Reason::TooLarge, "asks for more memory to inflate than is allowed");
+    }
     Rejection::new(Reason::Inflate, format!("compressed data is broken: {error}"))
 }
 

@@ -1,0 +1,135 @@
+//! What is served, and what became of the last messages.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use hotserve_models::TensorSpec;
+use http::{StatusCode, header};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Http;
+use super::problem::Problem;
+use crate::id::{Digest, Rank};
+use crate::serving::{ServedModel, ServedState};
+use crate::status::{Entry, timestamp};
+
+/// The most entries of one `/history`.
+const LIMIT: usize = 500;
+
+#[derive(Serialize)]
+struct Catalog<'a> {
+    generation: u64,
+    models: Vec<ModelRow<'a>>,
+    states: Vec<StateRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct ModelRow<'a> {
+    name: &'a str,
+    version: Number,
+    label: Option<&'a str>,
+    format: &'a str,
+    engine: &'a str,
+    digest: Digest,
+    size_bytes: u64,
+    memory_bytes: usize,
+    row_cost_us: f64,
+    published_at: Option<Timestamp>,
+    applied_at: Timestamp,
+    inputs: &'a [TensorSpec],
+    outputs: &'a [TensorSpec],
+}
+
+#[derive(Serialize)]
+struct StateRow<'a> {
+    key: &'a str,
+    version: Number,
+    etag: Option<&'a str>,
+    published_at: Option<Timestamp>,
+    applied_at: Timestamp,
+}
+
+/// A version: a number, or the text of a sequence number, which is no JSON number.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Number {
+    Version(u64),
+    Sequence(String),
+}
+
+impl From<&Rank> for Number {
+    fn from(rank: &Rank) -> Self {
+        rank.version().map_or_else(|| Self::Sequence(rank.to_string()), |version| Self::Version(version.get()))
+    }
+}
+
+impl<'a> From<&'a ServedModel> for ModelRow<'a> {
+    fn from(served: &'a ServedModel) -> Self {
+        let signature = served.model.signature();
+        Self {
+            name: served.name.as_str(),
+            version: (&served.rank).into(),
+            label: served.label.as_deref(),
+            format: served.format.as_str(),
+            engine: served.model.engine(),
+            digest: served.digest,
+            size_bytes: served.size,
+            memory_bytes: served.model.memory_bytes(),
+            row_cost_us: served.row_cost.as_secs_f64() * 1e6,
+            published_at: served.published_at,
+            applied_at: timestamp(served.applied_at),
+            inputs: &signature.inputs,
+            outputs: &signature.outputs,
+        }
+    }
+}
+
+impl<'a> From<&'a ServedState> for StateRow<'a> {
+    fn from(served: &'a ServedState) -> Self {
+        Self {
+            key: served.key.as_str(),
+            version: (&served.rank).into(),
+            etag: served.etag.to_str().ok(),
+            published_at: served.published_at,
+            applied_at: timestamp(served.applied_at),
+        }
+    }
+}
+
+/// What is served: every model and every state, sorted by name.
+pub(super) async fn models(State(http): State<Arc<Http>>) -> Response {
+    let snapshot = http.serving.snapshot();
+    let mut models: Vec<ModelRow<'_>> = snapshot.models.values().map(|model| model.as_ref().into()).collect();
+    models.sort_unstable_by_key(|model| model.name);
+    let mut states: Vec<StateRow<'_>> = snapshot.states.values().map(|state| state.as_ref().into()).collect();
+    states.sort_unstable_by_key(|state| state.key);
+    let body = Json(Catalog { generation: snapshot.generation, models, states });
+    ([(header::CACHE_CONTROL, "no-cache")], body).into_response()
+}
+
+#[derive(Deserialize)]
+pub(super) struct HistoryQuery {
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct History {
+    entries: Vec<Entry>,
+}
+
+/// The last swaps and rejections, newest first.
+pub(super) async fn history(
+    State(http): State<Arc<Http>>,
+    query: Result<Query<HistoryQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let limit = query.ok().map(|Query(query)| query.limit.unwrap_or(LIMIT)).filter(|limit| *limit <= LIMIT);
+    let limit = limit.ok_or_else(|| {
+        Problem::new(StatusCode::BAD_REQUEST, "bad_query", format!("limit is a number from 0 to {LIMIT}"))
+    })?;
+    let body = Json(History { entries: http.status.history(limit) });
+    Ok(([(header::CACHE_CONTROL, "no-cache")], body).into_response())
+}

@@ -1,0 +1,87 @@
+//! What orchestrators and Prometheus ask.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use super::Http;
+use crate::id::{Rank, Version};
+use crate::metrics::{Scraped, unix_seconds};
+use crate::status::{Readiness, Stream};
+
+#[derive(Serialize)]
+struct Live {
+    live: bool,
+}
+
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<Stream>,
+}
+
+/// The process answers; that is all it depends on.
+pub(super) async fn live() -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], Json(Live { live: true })).into_response()
+}
+
+/// Whether requests should be sent here, and why not.
+pub(super) async fn ready(State(http): State<Arc<Http>>, RawQuery(query): RawQuery) -> Response {
+    let (status, reason) = match http.status.readiness() {
+        Readiness::Ready => (StatusCode::OK, None),
+        Readiness::Starting(reason) => (StatusCode::SERVICE_UNAVAILABLE, Some(reason)),
+        Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, Some("shutting down".to_owned())),
+    };
+    let verbose = query.is_some_and(|query| query.split('&').any(|field| field.split('=').next() == Some("verbose")));
+    let stream = verbose.then(|| http.status.stream());
+    let body = Json(Ready { ready: reason.is_none(), reason, stream });
+    (status, [(header::CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+/// Everything for Prometheus. What comes and goes is written from what is served now.
+pub(super) async fn metrics(State(http): State<Arc<Http>>) -> Response {
+    let snapshot = http.serving.snapshot();
+    let ready = http.status.readiness() == Readiness::Ready;
+    http.metrics.ready.set(if ready { 1.0 } else { 0.0 });
+
+    let mut models: Vec<_> = snapshot.models.values().collect();
+    models.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    let mut states: Vec<_> = snapshot.states.values().collect();
+    states.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    let stream = http.status.stream();
+
+    let mut scraped = Scraped::default();
+    let lags = stream.lag_ms.iter().map(|(shard, ms)| ([shard.as_str()], *ms as f64 / 1e3));
+    scraped.write("hotserve_stream_lag_seconds", lags);
+    let facts: Vec<_> = models.iter().map(|model| (model.rank.to_string(), model.digest.to_string())).collect();
+    let info = models.iter().zip(&facts).map(|(model, (version, digest))| {
+        ([model.name.as_str(), version.as_str(), digest.as_str(), model.format.as_str()], 1.0)
+    });
+    scraped.write("hotserve_model_info", info);
+    let named = || models.iter().map(|model| (model, [model.name.as_str()]));
+    scraped.write("hotserve_model_version", named().map(|(model, name)| (name, number(&model.rank))));
+    scraped
+        .write("hotserve_model_memory_bytes", named().map(|(model, name)| (name, model.model.memory_bytes() as f64)));
+    scraped.write(
+        "hotserve_model_loaded_timestamp_seconds",
+        named().map(|(model, name)| (name, unix_seconds(model.applied_at))),
+    );
+    scraped.write("hotserve_state_version", states.iter().map(|state| ([state.key.as_str()], number(&state.rank))));
+    scraped.write("hotserve_build_info", [([env!("CARGO_PKG_VERSION")], 1.0)]);
+
+    let mut response = Response::new(http.metrics.render(&scraped).into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
+    response
+}
+
+/// A version as a gauge: exact, for it is below 2^53; 0 where there is none.
+fn number(rank: &Rank) -> f64 {
+    rank.version().map_or(0.0, |version: Version| version.get() as f64)
+}

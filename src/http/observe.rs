@@ -1,0 +1,144 @@
+//! What happens around every request: its id, its metrics, the end of a panic, and the writing of problems.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use http::{HeaderName, HeaderValue, StatusCode};
+use metrics::{Counter, Gauge, Histogram};
+use tower::{Layer, Service};
+
+use super::problem::Problem;
+use crate::metrics::{Metrics, STATUSES};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Observes one route. Its handles are resolved here, once: a request looks nothing up.
+#[derive(Clone)]
+pub(super) struct Observe(Arc<Route>);
+
+struct Route {
+    name: &'static str,
+    /// By status code; one that has no series of its own counts as another.
+    requests: Vec<(u16, Counter)>,
+    other: Counter,
+    duration: Histogram,
+    in_flight: Gauge,
+}
+
+impl Observe {
+    /// For a route of the metrics' table.
+    pub(super) fn route(name: &'static str, metrics: &Metrics) -> Self {
+        let counter = |status: &'static str| metrics.http_requests.get(&[name, status]).clone();
+        let requests = STATUSES.iter().filter_map(|status| Some((status.parse().ok()?, counter(status)))).collect();
+        Self(Arc::new(Route {
+            name,
+            requests,
+            other: counter("other"),
+            duration: metrics.http_request_duration.get(name).clone(),
+            in_flight: metrics.http_requests_in_flight.clone(),
+        }))
+    }
+}
+
+impl<S> Layer<S> for Observe {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        Observed { inner, route: Arc::clone(&self.0) }
+    }
+}
+
+/// A service under observation.
+#[derive(Clone)]
+pub(super) struct Observed<S> {
+    inner: S,
+    route: Arc<Route>,
+}
+
+impl<S> Service<Request> for Observed<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let start = Instant::now();
+        let flight = Flight::new(Arc::clone(&self.route));
+        let id = request_id(&request);
+        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        Box::pin(async move {
+            let route = &flight.0;
+            let mut response = match answer.await {
+                Ok(Ok(response)) => response,
+                // The panic hook has told where; a request costs itself, and nothing else.
+                Err(_) => {
+                    tracing::error!(route = route.name, request_id = text(&id), "a request's handler panicked");
+                    Problem::internal().into_response()
+                }
+            };
+            if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+                problem.render(text(&id), &mut response);
+            }
+            response.headers_mut().insert(REQUEST_ID, id);
+            route.counter(response.status()).increment(1);
+            route.duration.record(start.elapsed());
+            Ok(response)
+        })
+    }
+}
+
+impl Route {
+    fn counter(&self, status: StatusCode) -> &Counter {
+        let found = self.requests.iter().find(|(code, _)| *code == status.as_u16());
+        found.map_or(&self.other, |(_, counter)| counter)
+    }
+}
+
+/// Counts a request as in flight until it is answered or its client has gone.
+struct Flight(Arc<Route>);
+
+impl Flight {
+    fn new(route: Arc<Route>) -> Self {
+        route.in_flight.increment(1.0);
+        Self(route)
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.0.in_flight.decrement(1.0);
+    }
+}
+
+/// The client's id where it is fit for headers and logs, else a new one.
+fn request_id(request: &Request) -> HeaderValue {
+    let given = request.headers().get(REQUEST_ID);
+    let fit = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    given.filter(fit).cloned().unwrap_or_else(|| {
+        let mut id = [0; 16];
+        let mut bits = fastrand::u64(..);
+        for digit in &mut id {
+            *digit = b"0123456789abcdef"[(bits & 0xf) as usize];
+            bits >>= 4;
+        }
+        HeaderValue::from_bytes(&id).expect("hex digits are visible ASCII")
+    })
+}
+
+fn text(id: &HeaderValue) -> &str {
+    id.to_str().unwrap_or_default()
+}

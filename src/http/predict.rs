@@ -1,0 +1,267 @@
+//! `POST /predict`: body → tensors → [`Model::infer`](hotserve_models::Model::infer) → bytes.
+
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, HttpBody};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use hotserve_models::InferError;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::BodyExt;
+use tokio::time::timeout_at;
+
+use super::body::{Error, Inputs, list, parse};
+use super::problem::Problem;
+use super::{Http, answer, state};
+use crate::id::{ModelName, StateKey};
+use crate::metrics::Metrics;
+use crate::serving::compute::ComputeError;
+use crate::serving::{ServedModel, Snapshot};
+use crate::status::Readiness;
+
+const MODEL_NAME: HeaderName = HeaderName::from_static("x-model-name");
+const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-version");
+const MODEL_DIGEST: HeaderName = HeaderName::from_static("x-model-digest");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Cheaper requests are computed where they are answered: moving one to another thread costs some tens of µs.
+const INLINE_COST: Duration = Duration::from_micros(200);
+/// Bodies up to this are parsed where they are answered: at 100 to 300 MB/s that is some 200 µs too.
+const INLINE_BODY: usize = 32 << 10;
+
+/// Predicts with the model that is meant where none is named.
+pub(super) async fn by_default(State(http): State<Arc<Http>>, request: Request) -> Result<Response, Problem> {
+    counted(&http, predict(&http, None, request).await)
+}
+
+/// Predicts with the named model.
+pub(super) async fn by_name(
+    State(http): State<Arc<Http>>,
+    name: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let answer = match name {
+        Ok(Path(name)) => predict(&http, Some(&name), request).await,
+        Err(rejection) => {
+            let detail = format!("the model's name is no text: {}", rejection.body_text());
+            Err(Problem::new(StatusCode::BAD_REQUEST, "bad_path", detail))
+        }
+    };
+    counted(&http, answer)
+}
+
+/// Counts a prediction not given, by its cause.
+fn counted(http: &Http, answer: Result<Response, Problem>) -> Result<Response, Problem> {
+    answer.inspect_err(|problem| {
+        let cause = match problem.code {
+            "model_not_found" | "model_required" | "not_ready" => "no_model",
+            "inference_failed" => "failed",
+            "overloaded" | "timeout" => "overloaded",
+            _ => "bad_input",
+        };
+        http.metrics.predict_errors.get(&[cause]).increment(1);
+    })
+}
+
+async fn predict(http: &Http, name: Option<&str>, request: Request) -> Result<Response, Problem> {
+    let deadline = tokio::time::Instant::now() + http.config.request_timeout;
+    let late =
+        |code, detail: &str| Problem::unavailable(code, format!("{detail} within {:?}", http.config.request_timeout));
+    let body = timeout_at(deadline, read(request.into_body(), http.config.body_limit)).await.map_err(|_| {
+        let detail = format!("the body did not arrive within {:?}", http.config.request_timeout);
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+    })??;
+
+    // Taken now: an upload that took long is answered by what is served at its end, and held nothing meanwhile.
+    let snapshot = http.serving.snapshot();
+    let model = Arc::clone(choose(&snapshot, name, http)?);
+    let state_version = snapshot.state(StateKey::DEFAULT).map(|state| state.version.clone());
+    drop(snapshot);
+
+    let pool = |job: Box<dyn FnOnce() -> Result<Answer, Problem> + Send>| async {
+        match timeout_at(deadline, http.compute.run(job)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(ComputeError::Full)) => {
+                Err(Problem::unavailable("overloaded", "the queue of predictions is full: send the request again"))
+            }
+            Ok(Err(ComputeError::Panicked)) => Err(failed(&model, "the model panicked")),
+            // A 504 would blame a server behind this one.
+            Err(_) => Err(late("timeout", "the prediction was not done")),
+        }
+    };
+    let job = Job { model: Arc::clone(&model), metrics: Arc::clone(&http.metrics) };
+    let answer = if body.len() > INLINE_BODY {
+        pool(Box::new(move || {
+            let (inputs, parse) = job.parse(&body)?;
+            job.infer(&inputs, parse)
+        }))
+        .await?
+    } else {
+        let (inputs, parse) = job.parse(&body)?;
+        let rows = u32::try_from(inputs.rows).unwrap_or(u32::MAX);
+        if model.row_cost.saturating_mul(rows) < INLINE_COST {
+            job.infer(&inputs, parse)?
+        } else {
+            pool(Box::new(move || job.infer(&inputs, parse))).await?
+        }
+    };
+
+    let mut response = Response::new(Body::from(answer.body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(MODEL_NAME, model.headers.name.clone());
+    headers.insert(MODEL_VERSION, model.headers.version.clone());
+    headers.insert(MODEL_DIGEST, model.headers.digest.clone());
+    if let Some(version) = state_version {
+        headers.insert(state::VERSION, version);
+    }
+    if let Some(timing) = server_timing(answer.parse, answer.infer) {
+        headers.insert(SERVER_TIMING, timing);
+    }
+    Ok(response)
+}
+
+/// The whole body, if it keeps the limit.
+async fn read(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let detail = format!("the body is over the limit of {limit} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+    };
+    let hint = body.size_hint();
+    if hint.lower() > limit as u64 {
+        return Err(too_large());
+    }
+    // Most bodies are one frame: it is passed on as it came.
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            Problem::new(StatusCode::BAD_REQUEST, "body_broken", format!("the body broke off: {error}"))
+        })?;
+        // Trailers say nothing about a prediction.
+        let Ok(data) = frame.into_data() else { continue };
+        if data.len() > limit - first.len() - rest.len() {
+            return Err(too_large());
+        }
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+            continue;
+        }
+        if rest.is_empty() {
+            let size = usize::try_from(hint.lower()).unwrap_or(limit);
+            rest.reserve(size.max(first.len() + data.len()));
+            rest.extend_from_slice(&std::mem::take(&mut first));
+        }
+        rest.extend_from_slice(&data);
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+/// The model that a request means.
+fn choose<'s>(snapshot: &'s Snapshot, name: Option<&str>, http: &Http) -> Result<&'s Arc<ServedModel>, Problem> {
+    let models = &snapshot.models;
+    let wanted = name.or(http.config.default_model.as_ref().map(ModelName::as_str));
+    let found = match wanted {
+        Some(name) => snapshot.model(name),
+        None if models.len() == 1 => models.values().next(),
+        None => None,
+    };
+    if let Some(model) = found {
+        return Ok(model);
+    }
+    if models.is_empty() && http.status.readiness() != Readiness::Ready {
+        return Err(Problem::unavailable("not_ready", "there is no model yet, and the server is not ready"));
+    }
+    let mut names: Vec<&str> = models.keys().map(ModelName::as_str).collect();
+    names.sort_unstable();
+    let known = if names.is_empty() { "none".to_owned() } else { list(&names) };
+    Err(match wanted {
+        Some(name) => {
+            let name: String = name.chars().take(64).collect();
+            let detail = format!("there is no model {name:?}; there is {known}");
+            Problem::new(StatusCode::NOT_FOUND, "model_not_found", detail)
+        }
+        None if names.is_empty() => Problem::new(StatusCode::NOT_FOUND, "model_not_found", "there is no model"),
+        None => {
+            let detail = format!("there are several models, name one as /predict/{{model}}: {known}");
+            Problem::new(StatusCode::BAD_REQUEST, "model_required", detail)
+        }
+    })
+}
+
+/// One prediction, on whichever thread.
+struct Job {
+    model: Arc<ServedModel>,
+    metrics: Arc<Metrics>,
+}
+
+struct Answer {
+    body: Vec<u8>,
+    parse: Duration,
+    infer: Duration,
+}
+
+impl Job {
+    fn parse(&self, body: &[u8]) -> Result<(Inputs, Duration), Problem> {
+        let start = Instant::now();
+        let inputs = parse(body, self.model.model.signature()).map_err(|error| match error {
+            Error::Syntax(detail) => {
+                Problem::new(StatusCode::BAD_REQUEST, "bad_json", format!("the body is no JSON: {detail}"))
+            }
+            Error::Mismatch(detail) => bad_input(detail),
+        })?;
+        Ok((inputs, start.elapsed()))
+    }
+
+    fn infer(&self, inputs: &Inputs, parse: Duration) -> Result<Answer, Problem> {
+        let Self { model, metrics } = self;
+        let signature = model.model.signature();
+        let tail = &model.answer_tail;
+        if inputs.rows == 0 {
+            return Ok(Answer { body: [b"{\"predictions\":[]", tail.as_ref()].concat(), parse, infer: Duration::ZERO });
+        }
+        let start = Instant::now();
+        // A model holds no state between calls, so that a panic leaves nothing half done.
+        let outputs = catch_unwind(AssertUnwindSafe(|| model.model.infer(&inputs.tensors)))
+            .map_err(|_| failed(model, "the model panicked"))?
+            .map_err(|error| match error {
+                InferError::BadInput(detail) => bad_input(detail),
+                error => failed(model, &error.to_string()),
+            })?;
+        let infer = start.elapsed();
+        match signature.check_outputs(&outputs) {
+            Ok(rows) if rows == inputs.rows => {}
+            Ok(rows) => return Err(failed(model, &format!("{rows} rows came out of {}", inputs.rows))),
+            Err(error) => return Err(failed(model, &error.to_string())),
+        }
+        metrics.predict_duration.record(infer);
+        metrics.predict_rows.increment(inputs.rows as u64);
+        Ok(Answer { body: answer::write(&outputs, signature, inputs.rows, tail), parse, infer })
+    }
+}
+
+fn bad_input(detail: String) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_input", detail)
+}
+
+/// A fault of the model. The client learns that there was one, the log what it was.
+fn failed(model: &ServedModel, error: &str) -> Problem {
+    let (name, version) = (&model.name, &model.rank);
+    tracing::error!(model = %name, version = %version, error, "a prediction failed");
+    let detail = format!("model {name:?} version {version} failed on an input that fits it");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "inference_failed", detail)
+}
+
+/// `parse;dur=0.021, infer;dur=0.113`, in milliseconds.
+fn server_timing(parse: Duration, infer: Duration) -> Option<HeaderValue> {
+    let mut text = Vec::with_capacity(40);
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    write!(text, "parse;dur={:.3}, infer;dur={:.3}", ms(parse), ms(infer)).ok()?;
+    HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
+}

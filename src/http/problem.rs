@@ -1,0 +1,76 @@
+//! Failures: RFC 9457 problem details, one shape for every one of them.
+
+use std::borrow::Cow;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+/// Why a request was not answered. It travels in the response's extensions, without a body, to
+/// [`observe`](super::observe), which knows the request's id and writes it out.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    /// What programs tell failures apart by; stable.
+    pub(super) code: &'static str,
+    /// What went wrong with this request, and what to do, for a person.
+    pub(super) detail: Cow<'static, str>,
+    /// The request may be sent again after a second.
+    pub(super) retry: bool,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    request_id: &'a str,
+}
+
+impl Problem {
+    /// A failure that sending the request again will not mend.
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, detail: detail.into(), retry: false }
+    }
+
+    /// The server cannot answer now, and will soon.
+    pub(super) fn unavailable(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code, detail: detail.into(), retry: true }
+    }
+
+    /// A fault of the server itself.
+    pub(super) fn internal() -> Self {
+        let detail = "the server met a fault of its own, which its log tells under the request id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
+    /// Writes it out as the body and headers of its response.
+    pub(super) fn render(&self, request_id: &str, response: &mut Response) {
+        let body = Body {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            request_id,
+        };
+        let bytes = serde_json::to_vec(&body).expect("text and numbers are JSON");
+        *response.body_mut() = bytes.into();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.retry {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
