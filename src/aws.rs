@@ -22,6 +22,8 @@ use aws_smithy_types::date_time::Format;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_types::service_config::ServiceConfigKey;
 
+use crate::error::chain;
+
 /// Endpoints and dummy credentials of stand-ins, given instead of the environment's.
 #[derive(Debug, Clone)]
 pub struct Endpoints {
@@ -289,19 +291,4 @@ impl Fault {
             _ => FaultKind::Unavailable,
         }
     }
-}
-
-/// An error and its sources in one line, each said once.
-pub fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        source = error.source();
-    }
-    text
 }

@@ -13,7 +13,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::aws::chain;
+use crate::error::chain;
 use crate::config;
 
 /// Serves state and models over HTTP, and replaces them while it serves, driven by a Kinesis stream

@@ -15,6 +15,9 @@ use std::fmt;
 /// Deeper trees come from no trainer; the limit bounds what one row may cost.
 const MAX_DEPTH: u32 = 2048;
 
+/// The first category that an `f32` cannot tell from the next one.
+const CATEGORY_END: u32 = 1 << 24;
+
 /// How many rows go down a tree before the next tree has its turn: the tree stays in the first-level cache, and so do
 /// the rows' features.
 const BLOCK: usize = 64;
@@ -73,9 +76,9 @@ pub(crate) struct Forest {
     nodes: Vec<Node>,
     /// The root of each tree with the margin it adds to, in the order of the additions.
     roots: Vec<Root>,
-    /// The bitsets of all categorical splits.
-    bits: Vec<u32>,
-    /// Where the bitset of each categorical split lies in `bits`.
+    /// The categories of all categorical splits, as bitsets or as sorted lists.
+    words: Vec<u32>,
+    /// Where the categories of each categorical split lie in `words`.
     sets: Vec<Set>,
 }
 
@@ -102,7 +105,9 @@ struct Root {
 #[derive(Debug, Clone, Copy)]
 struct Set {
     from: u32,
-    words: u32,
+    end: u32,
+    /// A sorted list; a bitset otherwise.
+    listed: bool,
 }
 
 impl Forest {
@@ -115,7 +120,7 @@ impl Forest {
             groups,
             nodes: Vec::with_capacity(nodes),
             roots: Vec::with_capacity(trees.len()),
-            bits: Vec::new(),
+            words: Vec::new(),
             sets: Vec::new(),
         };
         for (at, tree) in trees.iter().enumerate() {
@@ -195,21 +200,24 @@ impl Forest {
     }
 
     fn push_set(&mut self, categories: &[u32]) -> Result<u32, String> {
-        // A single high category must not cost a long bitset for a short file.
-        let limit = categories.len().saturating_mul(4096).saturating_add(1 << 16);
-        let words = categories.iter().max().map_or(0, |max| *max as usize / 32 + 1);
-        if words > limit / 32 {
-            return Err(format!("its {} categories reach up to {}", categories.len(), words * 32));
+        if let Some(category) = categories.iter().find(|category| **category >= CATEGORY_END) {
+            return Err(format!("its category {category} is not below {CATEGORY_END}"));
         }
-        let from = self.bits.len();
-        self.bits.resize(from + words, 0);
-        for category in categories {
-            if let Some(word) = self.bits.get_mut(from + *category as usize / 32) {
-                *word |= 1 << (category % 32);
+        let from = self.words.len();
+        let bits = categories.iter().max().map_or(0, |max| *max as usize / 32 + 1);
+        // A few high categories of a short file must not unfold into a long bitset.
+        let listed = bits > 4 * categories.len();
+        if listed {
+            self.words.extend(categories);
+            self.words[from..].sort_unstable();
+        } else {
+            self.words.resize(from + bits, 0);
+            for category in categories {
+                self.words[from + *category as usize / 32] |= 1 << (category % 32);
             }
         }
         let narrow = |n: usize| u32::try_from(n).map_err(|_| "there are too many categories".to_owned());
-        self.sets.push(Set { from: narrow(from)?, words: narrow(words)? });
+        self.sets.push(Set { from: narrow(from)?, end: narrow(self.words.len())?, listed });
         narrow(self.sets.len() - 1)
     }
 
@@ -253,20 +261,24 @@ impl Forest {
     }
 
     fn contains(&self, set: u32, x: f32) -> bool {
-        // Above 2^24 an f32 names no single category. Fractions are cut off.
-        if !(0.0..16_777_216.0).contains(&x) {
+        if !(0.0..CATEGORY_END as f32).contains(&x) {
             return false;
         }
-        let set = self.sets[set as usize];
+        // Fractions are cut off, as XGBoost does it.
         let category = x as u32;
-        category / 32 < set.words && self.bits[(set.from + category / 32) as usize] >> (category % 32) & 1 == 1
+        let Set { from, end, listed } = self.sets[set as usize];
+        let words = &self.words[from as usize..end as usize];
+        if listed {
+            return words.binary_search(&category).is_ok();
+        }
+        words.get(category as usize / 32).is_some_and(|word| word >> (category % 32) & 1 == 1)
     }
 
     /// Bytes of memory that the trees hold.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>()
             + self.roots.capacity() * size_of::<Root>()
-            + self.bits.capacity() * size_of::<u32>()
+            + self.words.capacity() * size_of::<u32>()
             + self.sets.capacity() * size_of::<Set>()
     }
 }
@@ -302,12 +314,29 @@ mod tests {
     #[test]
     fn a_category_of_the_set_goes_right() {
         let children = Children { left: 1, right: 2, missing_left: false };
-        let split = Split::Among { feature: 0, categories: vec![1, 40], children };
-        let forest = Forest::new(1, 1, &[tree(vec![split, Split::Leaf(1.0), Split::Leaf(2.0)])]).expect("a tree");
-        for (x, leaf) in
-            [(1.0, 2.0), (1.9, 2.0), (40.0, 2.0), (0.0, 1.0), (-1.0, 1.0), (64.0, 1.0), (3e7, 1.0), (f32::NAN, 2.0)]
-        {
-            assert_eq!(ask(&forest, &[x]), leaf, "{x}");
+        // The first is kept as a bitset, the second as a list.
+        for categories in [vec![1, 40], vec![70_000, 1, 40]] {
+            let most = categories.iter().max().map_or(0.0, |max| *max as f32);
+            let split = Split::Among { feature: 0, categories, children };
+            let forest = Forest::new(1, 1, &[tree(vec![split, Split::Leaf(1.0), Split::Leaf(2.0)])]).expect("a tree");
+            for (x, leaf) in [(1.0, 2.0), (1.9, 2.0), (40.0, 2.0), (most, 2.0), (f32::NAN, 2.0)] {
+                assert_eq!(ask(&forest, &[x]), leaf, "{x}");
+            }
+            for x in [0.0, -1.0, -0.5, 39.0, 41.0, 64.0, 70_001.0, 3e7, f32::INFINITY, f32::NEG_INFINITY] {
+                assert_eq!(ask(&forest, &[x]), 1.0, "{x}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_several_blocks_each_get_their_own_answer() {
+        let trees = |group| Tree { group, ..tree(vec![below(0, 50.0, 1, 2), Split::Leaf(1.0), Split::Leaf(2.0)]) };
+        let forest = Forest::new(1, 2, &[trees(1), trees(0), trees(1)]).expect("three trees");
+        let rows: Vec<f32> = (0..200).map(|row| (row % 100) as f32).collect();
+        let mut margins = vec![0.0; 400];
+        forest.add_margins(&rows, &mut margins);
+        for (row, margins) in rows.iter().zip(margins.chunks(2)) {
+            assert_eq!(margins, if *row < 50.0 { [1.0, 2.0] } else { [2.0, 4.0] }, "{row}");
         }
     }
 
@@ -331,7 +360,7 @@ mod tests {
             (vec![below(3, 0.0, 1, 2), leaf(), leaf()], "node 0: it splits on feature 3 of 3"),
             (vec![below(0, f32::NAN, 1, 2), leaf(), leaf()], "node 0: its threshold is NaN"),
             (vec![Split::Leaf(f32::INFINITY)], "node 0: its leaf is inf"),
-            (vec![far, leaf(), leaf()], "node 0: its 1 categories reach up to"),
+            (vec![far, leaf(), leaf()], "node 0: its category 4294967295 is not below 16777216"),
             (chain(3000), "it lies deeper than 2048"),
         ] {
             let error = Forest::new(3, 1, &[tree(vec![leaf()]), tree(nodes)]).expect_err(says).to_string();

@@ -9,14 +9,14 @@
 //! be tested with nothing but files. To add one, write a [`Loader`], pass [`conformance::check`], and add it to
 //! [`Loaders::bundled`].
 
-pub mod conformance;
-mod forest;
-mod golden;
-mod linear;
-pub mod samples;
-mod signature;
 mod tensor;
+mod signature;
+mod forest;
+mod linear;
 mod xgboost;
+mod golden;
+pub mod conformance;
+pub mod samples;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

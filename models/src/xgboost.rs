@@ -9,7 +9,8 @@
 //! The one input is `input`, FP32 of shape `[-1, features]`; NaN is a missing value, and a categorical feature is the
 //! category's code. The one output is `prediction`, FP32: `[-1]`, or `[-1, k]` for `multi:softprob` and for models with
 //! several targets. It is what `Booster.predict` answers with all trees: probabilities for `binary:logistic`, the class's
-//! index for `multi:softmax`, raw scores for `rank:*`.
+//! index for `multi:softmax`, raw scores for `rank:*`. After early stopping, scikit-learn's wrappers answer with the trees
+//! up to `best_iteration` only: slice the booster to them before saving it (`booster[: booster.best_iteration + 1]`).
 //!
 //! The layout of the file is described by XGBoost's model schema,
 //! <https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html>.

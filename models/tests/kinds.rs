@@ -300,7 +300,10 @@ mod xgboost {
             (categorical(json!([0]), json!([1]), json!([1]), json!([0])), "categories of node 0"),
             (categorical(json!([0]), json!([0]), json!([i64::MAX]), json!([0])), "categories of node 0"),
             (categorical(json!([0]), json!([0]), json!([1]), json!([-1])), "categories of node 0"),
-            (categorical(json!([0]), json!([0]), json!([1]), json!([u32::MAX])), "its 1 categories reach up to"),
+            (
+                categorical(json!([0]), json!([0]), json!([1]), json!([u32::MAX])),
+                "its category 4294967295 is not below",
+            ),
             (categorical(json!([0, 1]), json!([0, 0]), json!([1, 1]), json!([1])), "categories of node 1"),
             (categorical(json!([0]), json!([]), json!([1]), json!([1])), "differ in length"),
             (learner("gradient_booster/model/tree_info", json!([])), "tree_info has 0 entries for 1 trees"),
@@ -436,5 +439,120 @@ mod linear {
         for bytes in [&b""[..], b"{", b"{}", b"[]", b"\x80\x04", b"{\"features\"", b"{\"other\": 1}"] {
             assert!(Loaders::bundled().recognize(bytes).is_none_or(|_| bytes == b"{\"features\""));
         }
+    }
+}
+
+mod conformance_finds {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use hotserve_models::{Dim, InferError, Signature};
+
+    use super::*;
+
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Fault {
+        None,
+        PanicOnDamage,
+        PanicOnInfinity,
+        DependOnBatch,
+        KeepState,
+        LoseRow,
+        NoMemory,
+        MuchMemory,
+        FixedRows,
+        SameNames,
+        NotRecognized,
+        UpperCase,
+    }
+
+    const GOOD: &[u8] = br#"{"kind": "linear", "features": ["x", "y"], "coefficients": [[1, 2]], "intercepts": [0]}"#;
+
+    struct Faulty(Fault);
+
+    impl Loader for Faulty {
+        fn format(&self) -> &'static str {
+            if self.0 == Fault::UpperCase { "Faulty" } else { "faulty" }
+        }
+
+        fn recognizes(&self, bytes: &[u8]) -> bool {
+            self.0 != Fault::NotRecognized && LinearLoader.recognizes(bytes)
+        }
+
+        fn load(&self, bytes: &[u8]) -> Result<Box<dyn Model>, LoadError> {
+            assert!(self.0 != Fault::PanicOnDamage || bytes == GOOD, "damage is found");
+            let inner: Arc<dyn Model> = LinearLoader.load(bytes)?.into();
+            let mut signature = inner.signature().clone();
+            match self.0 {
+                Fault::FixedRows => signature.inputs[0].shape[0] = Dim::Fixed(1),
+                Fault::SameNames => signature.inputs[0].features = vec!["x".to_owned(); 2],
+                _ => {}
+            }
+            Ok(Box::new(FaultyModel { fault: self.0, inner, signature, calls: AtomicU32::new(0) }))
+        }
+    }
+
+    struct FaultyModel {
+        fault: Fault,
+        inner: Arc<dyn Model>,
+        signature: Signature,
+        calls: AtomicU32,
+    }
+
+    impl Model for FaultyModel {
+        fn signature(&self) -> &Signature {
+            &self.signature
+        }
+
+        fn infer(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, InferError> {
+            let outputs = self.inner.infer(inputs)?;
+            let mut numbers = outputs[0].as_f32().unwrap_or_default().to_vec();
+            let calls = self.calls.fetch_add(1, Ordering::Relaxed);
+            match self.fault {
+                Fault::DependOnBatch => numbers.iter_mut().for_each(|x| *x += inputs[0].rows() as f32),
+                Fault::KeepState => numbers.iter_mut().for_each(|x| *x += calls as f32),
+                Fault::LoseRow => drop(numbers.pop()),
+                Fault::PanicOnInfinity => assert!(numbers.iter().all(|x| !x.is_infinite()), "all are finite"),
+                _ => {}
+            }
+            Ok(vec![Tensor::new(vec![numbers.len()], Data::Fp32(numbers)).expect("one axis")])
+        }
+
+        fn memory_bytes(&self) -> usize {
+            match self.fault {
+                Fault::NoMemory => 0,
+                Fault::MuchMemory => 1 << 40,
+                _ => self.inner.memory_bytes(),
+            }
+        }
+
+        fn engine(&self) -> &'static str {
+            "faulty"
+        }
+    }
+
+    #[test]
+    fn every_breach_of_the_contract() {
+        for (fault, says) in [
+            (Fault::PanicOnDamage, "the artifact cut off (0) makes the loader or its model panic"),
+            (Fault::PanicOnInfinity, "infer panics on a batch of 150"),
+            (Fault::DependOnBatch, "rows 0 to 1 are answered in another way in a batch of 1"),
+            (Fault::KeepState, "the same batch is answered in two ways"),
+            (Fault::LoseRow, "150 rows are answered by 149"),
+            (Fault::NoMemory, "the model claims to hold no memory"),
+            (Fault::MuchMemory, "the model claims 1099511627776 bytes of memory"),
+            (Fault::FixedRows, r#"the first axis of input "input" is not -1"#),
+            (Fault::SameNames, r#"the feature "x" is there twice"#),
+            (Fault::NotRecognized, "the artifact is not recognized"),
+            (Fault::UpperCase, "is not in lower case"),
+        ] {
+            let error = conformance::check(&Faulty(fault), GOOD, None).err().unwrap_or_default();
+            assert!(error.contains(says), "{error:?} does not say {says:?}");
+        }
+        assert_eq!(conformance::check(&Faulty(Fault::None), GOOD, None), Ok(()));
+        let wrong = r#"{"cases": [{"inputs": {"input": [[1, 1]]}, "outputs": {"prediction": [4]}}]}"#;
+        let wrong: Golden = serde_json::from_str(wrong).expect("the cases are JSON");
+        let error = conformance::check(&Faulty(Fault::None), GOOD, Some(&wrong)).err().unwrap_or_default();
+        assert!(error.contains("expected 4.0, got 3.0"), "{error}");
     }
 }

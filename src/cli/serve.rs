@@ -41,7 +41,7 @@ pub(super) fn as_setting(error: crate::app::Error) -> anyhow::Error {
     match error {
         crate::app::Error::Cache { folder, source } => {
             let setting = format!("--cache-dir (HOTSERVE_CACHE_DIR) {folder}");
-            config::Error::new(setting, crate::aws::chain(&source)).into()
+            config::Error::new(setting, crate::error::chain(&source)).into()
         }
         error => error.into(),
     }

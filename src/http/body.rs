@@ -907,7 +907,7 @@ trait Element: Sized + Clone {
 
 /// Declares an element: its datatype, its buffer, its placeholder, and its conversions.
 macro_rules! element {
-    ($type:ty, $datatype:ident, $empty:expr, $($conversion:item)*) => {
+    ($type:ty, $datatype:ident, $empty:expr, $($conversion:item),* $(,)?) => {
         impl Element for $type {
             const DATATYPE: DataType = DataType::$datatype;
             const EMPTY: Self = $empty;

@@ -35,7 +35,7 @@ impl Refusal {
 
 impl From<store::Error> for Refusal {
     fn from(error: store::Error) -> Self {
-        Self::new(error.code(), crate::aws::chain(&error))
+        Self::new(error.code(), crate::error::chain(&error))
     }
 }
 

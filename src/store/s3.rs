@@ -3,7 +3,8 @@
 use futures_util::{StreamExt as _, stream};
 
 use super::{Body, Error, Opening, Store};
-use crate::aws::{Fault, FaultKind, chain};
+use crate::aws::{Fault, FaultKind};
+use crate::error::chain;
 use crate::notification::ArtifactUri;
 
 /// Serves `s3://bucket/key`.

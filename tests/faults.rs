@@ -1,0 +1,75 @@
+//! Kinesis and S3 go away, and come back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::json;
+
+use crate::support::{Client, Cloud, constant_model, until};
+
+/// How long the endpoints stay down; `.ci/run` makes it half a minute.
+fn outage() -> Duration {
+    let seconds = std::env::var("HOTSERVE_TEST_OUTAGE_SECONDS").map_or(3, |seconds| seconds.parse().unwrap());
+    Duration::from_secs(seconds)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_fails_no_request_and_ends_without_a_restart() {
+    let mut cloud = Cloud::start(2).await;
+    let server = cloud.server().await.ready().await;
+    cloud.put(json!({"version": 1, "state": 1}).to_string()).await;
+    cloud.put(json!({"model": cloud.upload("m", 1, "linear", &constant_model(1)).await}).to_string()).await;
+    until("the model", async || {
+        (server.client.post("/predict/m", r#"{"instances":[[0]]}"#).await.status == StatusCode::OK).then_some(())
+    })
+    .await;
+    // Announced, and its object is there, but S3 goes before it can be fetched... or not: both must end well.
+    let second = cloud.upload("m", 2, "linear", &constant_model(2)).await;
+
+    let (stop, requests) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let readers: Vec<_> = (0..4)
+        .map(|number| {
+            let (stop, requests, client) = (Arc::clone(&stop), Arc::clone(&requests), Client::to(server.addr));
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let reply = match number % 2 {
+                        0 => client.get("/state").await,
+                        _ => client.post("/predict/m", r#"{"instances":[[0]]}"#).await,
+                    };
+                    assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+                    requests.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+        })
+        .collect();
+
+    cloud.put(json!({"model": second}).to_string()).await;
+    cloud.embedded.s3.stop().await;
+    cloud.embedded.kinesis.stop().await;
+    tokio::time::sleep(outage()).await;
+    assert!(server.is_ready().await, "readiness never depends on the stream again");
+    let trouble = server.client.get("/readyz?verbose").await.json();
+    assert_eq!(trouble["stream"]["trouble"]["code"], "unavailable", "{trouble}");
+
+    cloud.embedded.kinesis.restart().await.unwrap();
+    cloud.embedded.s3.restart().await.unwrap();
+    cloud.put(json!({"version": 2, "state": 2}).to_string()).await;
+    let third = cloud.upload("m", 3, "linear", &constant_model(3)).await;
+    cloud.put(json!({"model": third}).to_string()).await;
+    server.until_state(2).await;
+    until("the newest model", async || {
+        let reply = server.client.post("/predict/m", r#"{"instances":[[0]]}"#).await;
+        (reply.header("x-model-version") == "3").then_some(())
+    })
+    .await;
+
+    stop.store(true, Ordering::Relaxed);
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    println!("{} requests, none failed, over an outage of {:?}", requests.load(Ordering::Relaxed), outage());
+    server.stop().await;
+}

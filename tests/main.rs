@@ -1,0 +1,12 @@
+//! The integration tests: one binary, a file a theme. Servers and endpoints listen on free ports of 127.0.0.1.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may")]
+
+mod support;
+
+mod cli;
+mod faults;
+mod hostile;
+mod start;
+mod stream;
+mod swap;
+mod tidy;

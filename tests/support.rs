@@ -1,0 +1,240 @@
+//! A stream, a bucket and servers for tests, all in this process and all over real sockets.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hotserve::app::{Adapters, App, Boards};
+use hotserve::aws::Aws;
+use hotserve::config::{HumanDuration, Settings};
+use hotserve::embedded::{self, Embedded};
+use hotserve::id::Digest;
+use hotserve::publisher::{Publisher, Receipt};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub const STREAM: &str = "updates";
+pub const BUCKET: &str = "artifacts";
+
+/// How long anything may take before a test gives up on it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something is so.
+pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = check().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A Kinesis stream and an S3 bucket.
+pub struct Cloud {
+    pub embedded: Embedded,
+    pub aws: Aws,
+    pub publisher: Publisher,
+    folder: TempDir,
+}
+
+impl Cloud {
+    pub async fn start(shards: i32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = embedded::Options {
+            kinesis: SocketAddr::from(([127, 0, 0, 1], 0)),
+            s3: SocketAddr::from(([127, 0, 0, 1], 0)),
+            folder: folder.path().join("cloud"),
+            durable: false,
+        };
+        let embedded = Embedded::start(options).await.unwrap();
+        let aws = Aws::at(embedded.endpoints()).await;
+        let publisher = Publisher::new(&aws, STREAM.to_owned());
+        publisher.ensure_bucket(BUCKET).await.unwrap();
+        publisher.ensure_stream(shards).await.unwrap();
+        Self { embedded, aws, publisher, folder }
+    }
+
+    pub fn kinesis(&self) -> aws_sdk_kinesis::Client {
+        self.aws.kinesis(hotserve::aws::Retries::Standard, &std::sync::Arc::default())
+    }
+
+    /// Puts a message as it is.
+    pub async fn put(&self, message: impl AsRef<[u8]>) -> Receipt {
+        self.put_with_key("test", message).await
+    }
+
+    pub async fn put_with_key(&self, partition_key: &str, message: impl AsRef<[u8]>) -> Receipt {
+        self.publisher.announce(partition_key, message.as_ref()).await.unwrap()
+    }
+
+    /// Uploads a model and answers the fields of its announcement.
+    pub async fn upload(&self, name: &str, version: u64, format: &str, bytes: &[u8]) -> Value {
+        let digest = Digest::of(bytes);
+        let file = self.folder.path().join(format!("{digest}"));
+        std::fs::write(&file, bytes).unwrap();
+        let key = format!("{name}/{digest}/model");
+        self.publisher.upload(BUCKET, &key, &file, bytes.len() as u64, &digest, |_| {}).await.unwrap();
+        json!({
+            "name": name, "version": version, "format": format,
+            "uri": format!("s3://{BUCKET}/{key}"), "sha256": digest.to_string(), "size": bytes.len(),
+        })
+    }
+
+    pub async fn server(&self) -> Server {
+        self.server_with(|_| {}).await
+    }
+
+    /// Starts a server; it need not become ready.
+    pub async fn server_with(&self, change: impl FnOnce(&mut Settings)) -> Server {
+        let mut settings = Settings {
+            stream: Some(STREAM.to_owned()),
+            host: Some([127, 0, 0, 1].into()),
+            port: Some(0),
+            poll_interval: Some(HumanDuration(Duration::from_millis(200))),
+            fetch_deadline: Some(HumanDuration(Duration::from_secs(2))),
+            ..Settings::default()
+        };
+        change(&mut settings);
+        Server::start(&self.aws, settings).await
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+/// A model of one feature that answers a constant: its version.
+pub fn constant_model(value: u64) -> Vec<u8> {
+    json!({"kind": "linear", "features": ["x"], "coefficients": [[0.0]], "intercepts": [value]}).to_string().into_bytes()
+}
+
+/// A running server.
+pub struct Server {
+    pub addr: SocketAddr,
+    pub client: Client,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), hotserve::app::Error>>,
+}
+
+impl Server {
+    pub async fn start(aws: &Aws, settings: Settings) -> Self {
+        let config = settings.validate().unwrap();
+        let boards = Boards::default();
+        let adapters = Adapters::aws(aws, &config, &boards);
+        let app = App::bind(config, adapters, boards).await.unwrap();
+        let addr = app.addr();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(app.run(shutdown.clone()));
+        Self { addr, client: Client::to(addr), shutdown, task }
+    }
+
+    pub async fn ready(self) -> Self {
+        until("the server to be ready", async || self.is_ready().await.then_some(())).await;
+        self
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        self.client.get("/readyz").await.status == StatusCode::OK
+    }
+
+    /// The default state as it is now.
+    pub async fn state(&self) -> Value {
+        self.client.get("/state").await.json()["state"].clone()
+    }
+
+    pub async fn until_state(&self, expected: impl Into<Value>) {
+        let expected = expected.into();
+        until(&format!("the state to be {expected}"), async || (self.state().await == expected).then_some(())).await;
+    }
+
+    /// The value of one series of `/metrics`.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = self.client.get("/metrics").await.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no series {series} in\n{text}")).parse().unwrap()
+    }
+
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// An HTTP client to one server, with connections kept alive.
+#[derive(Clone)]
+pub struct Client {
+    http: HyperClient<HttpConnector, Full<Bytes>>,
+    addr: SocketAddr,
+}
+
+impl Client {
+    pub fn to(addr: SocketAddr) -> Self {
+        Self { http: HyperClient::builder(TokioExecutor::new()).build_http(), addr }
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(Request::builder().method(Method::GET).uri(self.uri(path)).body(Full::default()).unwrap()).await
+    }
+
+    pub async fn get_if_none_match(&self, path: &str, etag: &str) -> Reply {
+        let request = Request::builder().uri(self.uri(path)).header("if-none-match", etag);
+        self.send(request.body(Full::default()).unwrap()).await
+    }
+
+    pub async fn post(&self, path: &str, body: impl Into<Bytes>) -> Reply {
+        let request = Request::builder().method(Method::POST).uri(self.uri(path));
+        self.send(request.body(Full::new(body.into())).unwrap()).await
+    }
+
+    fn uri(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
+        self.try_send(request).await.unwrap()
+    }
+
+    async fn try_send(&self, request: Request<Full<Bytes>>) -> Result<Reply, String> {
+        let answer = self.http.request(request).await.map_err(|error| format!("{error:?}"))?;
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+        Ok(Reply { status: head.status, headers: head.headers, body })
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Reply {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.to_vec()).unwrap()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers)).to_str().unwrap()
+    }
+}
+
+/// A file of the repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
