@@ -112,6 +112,13 @@ pub struct App {
 /// A runtime that may be dropped anywhere: its threads are left to end by themselves.
 struct Background(Option<Runtime>);
 
+impl Background {
+    fn start() -> std::io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Ok(Self(Some(builder.worker_threads(2).thread_name("background").enable_all().build()?)))
+    }
+}
+
 impl Drop for Background {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
@@ -126,7 +133,11 @@ impl App {
         let Boards { metrics, status } = boards;
         let Adapters { source, s3, loaders } = adapters;
         let cache = Cache::open(config.store.cache_dir.as_deref()).map_err(|source| Error::Cache {
-            folder: config.store.cache_dir.as_ref().map_or_else(|| "(temporary)".to_owned(), |dir| dir.display().to_string()),
+            folder: config
+                .store
+                .cache_dir
+                .as_ref()
+                .map_or_else(|| "(temporary)".to_owned(), |dir| dir.display().to_string()),
             source,
         })?;
         let cache = Arc::new(cache);
@@ -152,15 +163,10 @@ impl App {
         let (listen, drain) = (config.http.listen, config.http.drain);
         let http = Arc::new(Http { serving, status, metrics, compute, config: config.http });
 
-        let background = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("background")
-            .enable_all()
-            .build()?;
-        let listener =
-            TcpListener::bind(listen).await.map_err(|source| Error::Listen { addr: listen, source })?;
+        let listener = TcpListener::bind(listen).await.map_err(|source| Error::Listen { addr: listen, source })?;
         let addr = listener.local_addr()?;
-        Ok(Self { listener, addr, http, manager, source, background: Background(Some(background)), drain })
+        let background = Background::start()?;
+        Ok(Self { listener, addr, http, manager, source, background, drain })
     }
 
     /// Where it listens.

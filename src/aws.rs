@@ -1,5 +1,6 @@
 //! The AWS clients: endpoints, credentials and timeouts in one place, and one reading of everything that AWS answers
 //! instead of what was asked.
+#![expect(clippy::disallowed_types, reason = "an adapter")]
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -249,21 +250,36 @@ impl Fault {
     {
         let code = error.code().unwrap_or_default();
         let kind = match code {
-            "ProvisionedThroughputExceededException" | "LimitExceededException" | "KMSThrottlingException"
-            | "ThrottlingException" | "Throttling" | "SlowDown" | "RequestLimitExceeded" => FaultKind::Throttled,
+            "ProvisionedThroughputExceededException"
+            | "LimitExceededException"
+            | "KMSThrottlingException"
+            | "ThrottlingException"
+            | "Throttling"
+            | "SlowDown"
+            | "RequestLimitExceeded" => FaultKind::Throttled,
             "ExpiredIteratorException" => FaultKind::ExpiredIterator,
             "InvalidArgumentException" | "ValidationException" | "SerializationException" => FaultKind::InvalidArgument,
             "ResourceNotFoundException" | "NoSuchKey" | "NoSuchBucket" | "NotFound" | "NoSuchVersion" => {
                 FaultKind::NotFound
             }
             "ResourceInUseException" => FaultKind::NotReady,
-            "AccessDeniedException" | "AccessDenied" | "KMSAccessDeniedException" | "KMSDisabledException"
-            | "KMSInvalidStateException" | "KMSNotFoundException" | "KMSOptInRequired" | "AllAccessDisabled" => {
-                FaultKind::Denied
-            }
-            "UnrecognizedClientException" | "InvalidClientTokenId" | "InvalidAccessKeyId" | "ExpiredToken"
-            | "ExpiredTokenException" | "SignatureDoesNotMatch" | "InvalidSignatureException"
-            | "MissingAuthenticationTokenException" | "IncompleteSignatureException" => FaultKind::Credentials,
+            "AccessDeniedException"
+            | "AccessDenied"
+            | "KMSAccessDeniedException"
+            | "KMSDisabledException"
+            | "KMSInvalidStateException"
+            | "KMSNotFoundException"
+            | "KMSOptInRequired"
+            | "AllAccessDisabled" => FaultKind::Denied,
+            "UnrecognizedClientException"
+            | "InvalidClientTokenId"
+            | "InvalidAccessKeyId"
+            | "ExpiredToken"
+            | "ExpiredTokenException"
+            | "SignatureDoesNotMatch"
+            | "InvalidSignatureException"
+            | "MissingAuthenticationTokenException"
+            | "IncompleteSignatureException" => FaultKind::Credentials,
             _ => Self::kind_without_code(error),
         };
         let message = match (code, error.message()) {

@@ -13,8 +13,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::error::chain;
 use crate::config;
+use crate::error::chain;
 
 /// Serves state and models over HTTP, and replaces them while it serves, driven by a Kinesis stream
 #[derive(Debug, Parser)]

@@ -2,6 +2,7 @@
 //!
 //! Upload first, announce after: whoever reads the announcement finds the object. The key holds the digest, so that an
 //! object is never overwritten.
+#![expect(clippy::disallowed_types, reason = "an adapter")]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,7 +39,9 @@ pub struct Receipt {
 #[non_exhaustive]
 pub enum Error {
     /// The message does not fit into a record.
-    #[error("the message has {bytes} bytes, and a record holds {MAX_MESSAGE}: upload the model with --to s3://bucket/prefix")]
+    #[error(
+        "the message has {bytes} bytes, and a record holds {MAX_MESSAGE}: upload the model with --to s3://bucket/prefix"
+    )]
     TooLarge {
         /// How large it is.
         bytes: usize,
@@ -84,10 +87,11 @@ impl Publisher {
             return Err(Error::TooLarge { bytes: message.len() });
         }
         let put = self.kinesis.put_record().stream_name(&self.stream).partition_key(partition_key);
-        let answer = put.data(Blob::new(message)).send().await.map_err(|error| Error::Announce {
-            stream: self.stream.clone(),
-            source: Fault::of(&error),
-        })?;
+        let answer = put
+            .data(Blob::new(message))
+            .send()
+            .await
+            .map_err(|error| Error::Announce { stream: self.stream.clone(), source: Fault::of(&error) })?;
         Ok(Receipt { shard: answer.shard_id, sequence_number: answer.sequence_number })
     }
 
@@ -101,10 +105,9 @@ impl Publisher {
         digest: &Digest,
         progress: impl Fn(u64) + Clone + Send + Sync + 'static,
     ) -> Result<(), Error> {
-        let body = ByteStream::from_path(path).await.map_err(|error| Error::Read {
-            path: path.display().to_string(),
-            source: std::io::Error::other(error),
-        })?;
+        let body = ByteStream::from_path(path)
+            .await
+            .map_err(|error| Error::Read { path: path.display().to_string(), source: std::io::Error::other(error) })?;
         let put = self
             .s3
             .put_object()

@@ -2,6 +2,7 @@
 //!
 //! A request takes one [`Snapshot`] and answers everything from it: state, model and version headers belong together.
 //! Everything that can fail or take time happened before: bodies and headers are prepared, models are warm.
+#![expect(clippy::disallowed_types, reason = "the one swap")]
 
 pub mod compute;
 

@@ -65,11 +65,13 @@ impl Artifact {
         self.size
     }
 
-    /// Reads the bytes, and proves them again: a disk can rot.
+    /// Reads the bytes, and proves them again: a disk can rot. What has rotted is removed, to be fetched anew.
     pub fn read(&self) -> Result<Bytes, Error> {
         let bytes = std::fs::read(&self.path).map_err(Error::disk("read the cached artifact"))?;
         let got = Digest::of(&bytes);
         if got != self.digest {
+            // If it cannot be removed, it is found out again.
+            let _ = std::fs::remove_file(&self.path);
             return Err(Error::Digest { expected: self.digest, got });
         }
         Ok(bytes.into())

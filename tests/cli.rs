@@ -75,7 +75,8 @@ fn publishing_without_a_dev_server_says_how_to_start_one() {
 fn a_port_in_use_is_named_with_the_way_out() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    for (flag, named) in [("--port", "--port (PORT)"), ("--kinesis-port", "--kinesis-port"), ("--s3-port", "--s3-port")] {
+    for (flag, named) in [("--port", "--port (PORT)"), ("--kinesis-port", "--kinesis-port"), ("--s3-port", "--s3-port")]
+    {
         let mut arguments = vec!["dev"];
         for other in ["--port", "--kinesis-port", "--s3-port"] {
             arguments.extend([other, if other == flag { &port } else { "0" }]);

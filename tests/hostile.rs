@@ -22,7 +22,9 @@ fn hostile(cloud_model: &Value) -> Vec<(Vec<u8>, &'static str)> {
         json!({ "model": model }).to_string().into_bytes()
     };
     let inline = |version: u64, format: &str, bytes: &[u8]| {
-        json!({"model": {"name": "m", "version": version, "format": format, "inline": base64(bytes)}}).to_string().into_bytes()
+        json!({"model": {"name": "m", "version": version, "format": format, "inline": base64(bytes)}})
+            .to_string()
+            .into_bytes()
     };
     let mut all: Vec<(Vec<u8>, &'static str)> = vec![
         (b"not json".to_vec(), "not_json"),
@@ -90,7 +92,8 @@ fn hostile(cloud_model: &Value) -> Vec<(Vec<u8>, &'static str)> {
         (br#"{"key":"versioned","state":1}"#.to_vec(), "unversioned"),
     ];
     // Torn, doubled and shuffled copies of a good message.
-    let good = br#"{"message_id":"1","key":"k","version":7,"state":{"a":[1,2,3]},"published_at":"2026-11-23T18:00:00Z"}"#;
+    let good =
+        br#"{"message_id":"1","key":"k","version":7,"state":{"a":[1,2,3]},"published_at":"2026-11-23T18:00:00Z"}"#;
     for cut in 1..good.len() {
         all.push((good[..cut].to_vec(), "not_json"));
     }
@@ -124,8 +127,10 @@ async fn every_hostile_message_is_counted_by_its_reason_and_the_next_good_one_is
         let series = format!(r#"hotserve_rejections_total{{reason="{reason}"}}"#);
         let begin: String = String::from_utf8_lossy(message).chars().take(100).collect();
         // One after the other, so that none is folded into another.
-        until(&format!("{reason} of {begin:?}"), async || (server.metric(&series).await >= expected[reason]).then_some(()))
-            .await;
+        until(&format!("{reason} of {begin:?}"), async || {
+            (server.metric(&series).await >= expected[reason]).then_some(())
+        })
+        .await;
     }
     for reason in hotserve::metrics::REJECTIONS {
         let counted = server.metric(&format!(r#"hotserve_rejections_total{{reason="{reason}"}}"#)).await;

@@ -115,7 +115,9 @@ impl Cloud {
 
 /// A model of one feature that answers a constant: its version.
 pub fn constant_model(value: u64) -> Vec<u8> {
-    json!({"kind": "linear", "features": ["x"], "coefficients": [[0.0]], "intercepts": [value]}).to_string().into_bytes()
+    json!({"kind": "linear", "features": ["x"], "coefficients": [[0.0]], "intercepts": [value]})
+        .to_string()
+        .into_bytes()
 }
 
 /// A running server.

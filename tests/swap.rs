@@ -35,7 +35,7 @@ async fn a_message_changes_the_state_and_a_model_changes_the_answer() {
             (reply.status == StatusCode::OK && reply.header("x-model-version") == version.to_string()).then_some(reply)
         })
         .await;
-        assert_eq!(reply.json(), json!({"predictions": [version], "model": {"name": "m", "version": version}}));
+        assert_eq!(reply.json(), json!({"predictions": [version as f64], "model": {"name": "m", "version": version}}));
     }
     assert_eq!(server.metric(r#"hotserve_updates_total{kind="model",outcome="applied"}"#).await, 2.0);
     assert_eq!(server.metric(r#"hotserve_model_version{model="m"}"#).await, 2.0);
@@ -49,7 +49,8 @@ async fn an_inline_model_and_compressed_payloads_are_served_too() {
     let server = cloud.server().await.ready().await;
     let packed = zstd::encode_all(&constant_model(5)[..], 3).unwrap();
     let inline = base64::engine::general_purpose::STANDARD.encode(packed);
-    let message = json!({"model": {"name": "m", "version": 3, "format": "linear", "inline": inline, "encoding": "zstd"}});
+    let message =
+        json!({"model": {"name": "m", "version": 3, "format": "linear", "inline": inline, "encoding": "zstd"}});
     cloud.put(zstd::encode_all(message.to_string().as_bytes(), 3).unwrap()).await;
     until("the model", async || {
         let reply = server.client.post("/predict/m", r#"{"instances":[[0]]}"#).await;
@@ -168,7 +169,9 @@ async fn a_thousand_swaps_under_eight_readers_fail_no_request_and_go_never_back(
             // A key of its own for each: nothing to fold, every one a swap.
             cloud.put_with_key("k", json!({"key": format!("k{version}"), "state": version}).to_string()).await;
         }
-        cloud.put(json!({"model": cloud.upload("m", version, "linear", &constant_model(version)).await}).to_string()).await;
+        cloud
+            .put(json!({"model": cloud.upload("m", version, "linear", &constant_model(version)).await}).to_string())
+            .await;
     }
     server.until_state(version).await;
     let requests = readers.finish().await;

@@ -55,7 +55,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let embedded = Embedded::start(options).await.map_err(|error| match error {
         embedded::Error::Listen { service, addr, source } => {
             let flag = if service == "S3" { "--s3-port" } else { "--kinesis-port" };
-            let problem = format!("the {service} endpoint cannot listen on {addr} ({source}): choose another, 0 for any");
+            let problem =
+                format!("the {service} endpoint cannot listen on {addr} ({source}): choose another, 0 for any");
             config::Error::new(flag, problem).into()
         }
         error => anyhow::Error::from(error),
@@ -77,10 +78,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let boards = Boards::default();
     let adapters = Adapters::aws(&aws, &config, &boards);
     let app = App::bind(config, adapters, boards).await.map_err(|error| match error {
-        crate::app::Error::Listen { addr, source } => {
-            config::Error::new("--port (PORT)", format!("cannot listen on {addr} ({source}): choose another, 0 for any"))
-                .into()
-        }
+        crate::app::Error::Listen { addr, source } => config::Error::new(
+            "--port (PORT)",
+            format!("cannot listen on {addr} ({source}): choose another, 0 for any"),
+        )
+        .into(),
         error => as_setting(error),
     })?;
 
@@ -88,7 +90,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     publisher.ensure_bucket(BUCKET).await?;
     if publisher.ensure_stream(args.shards).await? {
         for sample in samples::all() {
-            announce(&publisher, sample, &folder).await.with_context(|| format!("publish the sample {}", sample.name))?;
+            announce(&publisher, sample, &folder)
+                .await
+                .with_context(|| format!("publish the sample {}", sample.name))?;
         }
     }
     let retrained = write_retrained(&folder)?;

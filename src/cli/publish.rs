@@ -105,7 +105,10 @@ impl Target {
             return Ok(Resolved { publisher, to: Some(format!("s3://{}/models", running.bucket)) });
         }
         let stream = self.stream.filter(|stream| !stream.is_empty()).ok_or_else(|| {
-            config::Error::new("--stream (KINESIS_STREAM)", "missing: name the stream, or publish to a hotserve dev with --dev")
+            config::Error::new(
+                "--stream (KINESIS_STREAM)",
+                "missing: name the stream, or publish to a hotserve dev with --dev",
+            )
         })?;
         let aws = Aws::from_env().await;
         aws.check().await?;
@@ -163,7 +166,10 @@ async fn publish_model(args: Model) -> anyhow::Result<()> {
         })
     } else {
         let to = args.to.or(target.to).ok_or_else(|| {
-            config::Error::new("--to (HOTSERVE_PUBLISH_TO)", "missing: say s3://bucket/prefix, or --inline for a small model")
+            config::Error::new(
+                "--to (HOTSERVE_PUBLISH_TO)",
+                "missing: say s3://bucket/prefix, or --inline for a small model",
+            )
         })?;
         let (digest, size) = hash(&args.file).with_context(|| format!("read {path}"))?;
         let file_name = args.file.file_name().and_then(|name| name.to_str()).unwrap_or("model");

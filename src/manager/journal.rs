@@ -103,7 +103,8 @@ impl Journal {
     pub fn write(&mut self, saved: Vec<Saved>) -> std::io::Result<()> {
         let line = render(&saved)?;
         let before = self.bytes;
-        let written = self.file.write_all(&line).and_then(|()| if self.durable { self.file.sync_data() } else { Ok(()) });
+        let written =
+            self.file.write_all(&line).and_then(|()| if self.durable { self.file.sync_data() } else { Ok(()) });
         if let Err(error) = written {
             // Half a line must not swallow the next one.
             let _ = self.file.set_len(before);
@@ -174,7 +175,9 @@ mod tests {
 
     fn read(folder: &Path) -> (Vec<(String, String)>, usize) {
         let (journal, skipped) = Journal::open(folder, true).expect("readable");
-        let live = journal.live().map(|saved| (saved.slot.to_string(), saved.state.as_ref().expect("a state").get().to_owned()));
+        let live = journal
+            .live()
+            .map(|saved| (saved.slot.to_string(), saved.state.as_ref().expect("a state").get().to_owned()));
         (live.collect(), skipped)
     }
 
@@ -186,7 +189,8 @@ mod tests {
             journal.write(vec![state("a", 1, "1"), state("b", 1, r#"{"x": 1.50}"#)]).expect("room");
             journal.write(vec![state("a", 2, "2")]).expect("room");
         }
-        let expected = vec![("state a".to_owned(), "2".to_owned()), ("state b".to_owned(), r#"{"x": 1.50}"#.to_owned())];
+        let expected =
+            vec![("state a".to_owned(), "2".to_owned()), ("state b".to_owned(), r#"{"x": 1.50}"#.to_owned())];
         assert_eq!(read(folder.path()), (expected.clone(), 0));
         assert_eq!(read(folder.path()), (expected, 0), "reading writes it anew, and that is read too");
     }

@@ -7,16 +7,33 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{
-    Encoding, Limits, Location, ModelUpdate, Notification, Reason, Rejection, StateUpdate, inflate, strict,
-};
+use super::{Encoding, Limits, Location, ModelUpdate, Notification, Reason, Rejection, StateUpdate, inflate, strict};
 use crate::id::{Digest, Format, Invalid, MessageId, ModelName, StateKey, Version};
 
 /// The fields that `must_understand` may name: what this server acts on.
 const UNDERSTOOD: [&str; 22] = [
-    "message_id", "text", "key", "version", "state", "model", "published_at", "expires_at", "must_understand",
-    "model.name", "model.version", "model.label", "model.format", "model.uri", "model.version_id", "model.sha256",
-    "model.size", "model.inline", "model.encoding", "model.signature", "model.golden", "model.must_understand",
+    "message_id",
+    "text",
+    "key",
+    "version",
+    "state",
+    "model",
+    "published_at",
+    "expires_at",
+    "must_understand",
+    "model.name",
+    "model.version",
+    "model.label",
+    "model.format",
+    "model.uri",
+    "model.version_id",
+    "model.sha256",
+    "model.size",
+    "model.inline",
+    "model.encoding",
+    "model.signature",
+    "model.golden",
+    "model.must_understand",
 ];
 
 /// The first four bytes of a record that the Kinesis Producer Library aggregated.
@@ -216,7 +233,8 @@ mod tests {
                 "model":{{"name":"fraud","version":12,"format":"xgboost","uri":"s3://bucket/k","sha256":"{sha}","size":3}}}}"#
         ))
         .expect("valid");
-        let slots: Vec<_> = notification.slots().map(|(slot, version)| (slot.to_string(), version.map(Version::get))).collect();
+        let slots: Vec<_> =
+            notification.slots().map(|(slot, version)| (slot.to_string(), version.map(Version::get))).collect();
         assert_eq!(slots, [("state pricing".to_owned(), Some(8)), ("model fraud".to_owned(), Some(12))]);
     }
 

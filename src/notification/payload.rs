@@ -76,7 +76,8 @@ mod tests {
     #[test]
     fn what_was_deflated_comes_back() {
         let text = Bytes::from_static(b"{\"state\":96}");
-        for (encoding, packed) in [(Encoding::Gzip, gzip(&text)), (Encoding::Zstd, zstd(&text)), (Encoding::None, text.clone())]
+        for (encoding, packed) in
+            [(Encoding::Gzip, gzip(&text)), (Encoding::Zstd, zstd(&text)), (Encoding::None, text.clone())]
         {
             assert_eq!(Encoding::sniff(&packed), encoding);
             assert_eq!(inflate(&packed, encoding, 1 << 20, 200), Ok(text.clone()));

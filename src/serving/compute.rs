@@ -98,7 +98,6 @@ mod tests {
         block.send(()).expect("the first job waits");
         assert_eq!(first.await.expect("no panic here"), Ok(true));
         assert_eq!(queued.await.expect("no panic here"), Ok(2));
-        #[expect(clippy::panic, reason = "the pool must survive it")]
         let panicked = pool.run(|| -> u8 { panic!("on purpose") }).await;
         assert_eq!(panicked, Err(ComputeError::Panicked));
         assert_eq!(pool.run(|| 4).await, Ok(4));

@@ -85,7 +85,7 @@ impl KinesisSource {
                 pace.on_success();
             }
             let pause = pace.on_fault(self.context.longest_pause(fault.kind));
-            self.context.trouble(fault);
+            self.context.trouble(&fault);
             tokio::time::sleep(pause).await;
         }
     }
@@ -233,7 +233,7 @@ impl<'a> Session<'a> {
                         Ok(()) => jittered(RELIST),
                         Err(fault) if matches!(fault.kind, FaultKind::NotFound) => return Err(fault),
                         Err(fault) => {
-                            self.context.trouble(fault);
+                            self.context.trouble(&fault);
                             jittered(Duration::from_secs(2))
                         }
                     };
@@ -301,11 +301,13 @@ impl Context {
     }
 
     /// Says once what is wrong, and its cure.
-    fn trouble(&self, fault: Fault) {
+    fn trouble(&self, fault: &Fault) {
         let stream = &self.config.name;
         let cure = match fault.kind {
             FaultKind::NotFound => {
-                format!("no stream {stream:?} in this account and region: create it, or check KINESIS_STREAM and AWS_REGION")
+                format!(
+                    "no stream {stream:?} in this account and region: create it, or check KINESIS_STREAM and AWS_REGION"
+                )
             }
             FaultKind::Denied => {
                 "not allowed: kinesis:DescribeStreamSummary, ListShards, GetShardIterator and GetRecords are needed \

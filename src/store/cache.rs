@@ -56,7 +56,8 @@ pub enum OpenError {
 impl Cache {
     /// Opens the folder, made if it is missing; without one, a temporary folder that goes with the process.
     pub fn open(dir: Option<&Path>) -> Result<Self, OpenError> {
-        let temporary = if dir.is_none() { Some(tempfile::Builder::new().prefix("hotserve-").tempdir()?) } else { None };
+        let temporary =
+            if dir.is_none() { Some(tempfile::Builder::new().prefix("hotserve-").tempdir()?) } else { None };
         let root = dir.or(temporary.as_ref().map(TempDir::path)).expect("one of the two is there").to_owned();
         for folder in ["artifacts", "incoming"] {
             std::fs::create_dir_all(root.join(folder))?;
@@ -216,7 +217,8 @@ mod tests {
     async fn only_the_announced_bytes_are_kept() {
         let cache = Cache::open(None).expect("a temporary folder");
         let abc = Digest::of(b"abc");
-        let artifact = cache.fetch(body(&["a", "bc"], Some(3)), expect(Some(abc), Some(3)), |_| {}).await.expect("good");
+        let artifact =
+            cache.fetch(body(&["a", "bc"], Some(3)), expect(Some(abc), Some(3)), |_| {}).await.expect("good");
         assert_eq!((artifact.digest(), artifact.size()), (abc, 3));
         assert_eq!(artifact.read().expect("readable"), &b"abc"[..]);
         assert!(cache.get(abc, Some(3)).is_some());

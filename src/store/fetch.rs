@@ -161,6 +161,9 @@ mod tests {
         let fetcher = fetcher(&[], &[("s3://models/a", b"abc")]);
         fetcher.fetch(&at("s3://models/a", b"abc")).await.expect("there");
         fetcher.fetch(&at("s3://models/gone", b"abc")).await.expect("in the cache");
-        assert_eq!(fetcher.fetch(&at("s3://models/gone", b"abd")).await.map_err(|error| error.code()).err(), Some("not_found"));
+        assert_eq!(
+            fetcher.fetch(&at("s3://models/gone", b"abd")).await.map_err(|error| error.code()).err(),
+            Some("not_found")
+        );
     }
 }

@@ -1,4 +1,5 @@
 //! Objects of S3.
+#![expect(clippy::disallowed_types, reason = "an adapter")]
 
 use futures_util::{StreamExt as _, stream};
 
@@ -25,7 +26,8 @@ impl Store for S3Store {
             let ArtifactUri::S3 { bucket, key } = uri else {
                 return Err(Error::Forbidden { uri: uri.to_string() });
             };
-            let request = self.client.get_object().bucket(bucket).key(key).set_version_id(version_id.map(str::to_owned));
+            let request =
+                self.client.get_object().bucket(bucket).key(key).set_version_id(version_id.map(str::to_owned));
             let object = request.send().await.map_err(|error| {
                 let Fault { kind, message: detail } = Fault::of(&error);
                 match kind {

@@ -1,4 +1,5 @@
 //! The four calls of the tailer.
+#![expect(clippy::disallowed_types, reason = "an adapter")]
 
 use std::sync::Arc;
 
@@ -106,10 +107,9 @@ impl Api {
                 .starting_sequence_number(sequence.as_str()),
         };
         let answer = request.send().await.map_err(|error| Fault::of(&error))?;
-        answer.shard_iterator.ok_or_else(|| Fault {
-            kind: FaultKind::Unavailable,
-            message: "an answer without an iterator".to_owned(),
-        })
+        answer
+            .shard_iterator
+            .ok_or_else(|| Fault { kind: FaultKind::Unavailable, message: "an answer without an iterator".to_owned() })
     }
 
     pub(super) async fn records(&self, iterator: &str) -> Result<Page, Fault> {
@@ -121,7 +121,11 @@ impl Api {
                 kind: FaultKind::Unavailable,
                 message: format!("an answer that makes no sense: {invalid}"),
             })?;
-            records.push((sequence, millis(record.approximate_arrival_timestamp.as_ref()), record.data.into_inner().into()));
+            records.push((
+                sequence,
+                millis(record.approximate_arrival_timestamp.as_ref()),
+                record.data.into_inner().into(),
+            ));
         }
         let behind_ms = u64::try_from(answer.millis_behind_latest.unwrap_or(0)).unwrap_or(0);
         // Some stand-ins say "no more" with an empty text.

@@ -251,8 +251,7 @@ impl Cursor {
             }
             self.arrival_ms = self.arrival_ms.max(arrival_ms);
             self.last = Some(sequence.clone());
-            let position =
-                Position { era: self.era, arrival_ms: self.arrival_ms, shard: self.shard.clone(), sequence };
+            let position = Position { era: self.era, arrival_ms: self.arrival_ms, shard: self.shard.clone(), sequence };
             step.records.push(Record { position, data });
         }
         self.at_tip = empty && self.is_tip(page.behind_ms);
@@ -430,7 +429,8 @@ mod tests {
         // Age of the last record in seconds, and the calls that the model of the algorithm predicts, where an empty page
         // skips five minutes.
         for (age_s, calls) in [(2, 5), (60, 8), (900, 18), (3600, 46)] {
-            let old = (0..1000).map(|n| (T0 - 86_000_000 + n * 60_000, n + 1)).filter(|(at, _)| *at < T0 - age_s * 1000);
+            let old =
+                (0..1000).map(|n| (T0 - 86_000_000 + n * 60_000, n + 1)).filter(|(at, _)| *at < T0 - age_s * 1000);
             let mut records: Vec<_> = old.collect();
             records.push((T0 - age_s * 1000, 5000));
             let mut fake = Fake::new(records);

@@ -102,7 +102,7 @@ impl Reader {
                 kind => {
                     self.count(if kind == FaultKind::Denied { "denied" } else { "failed" });
                     let pause = pace.on_fault(self.context.longest_pause(kind));
-                    self.context.trouble(fault);
+                    self.context.trouble(&fault);
                     tokio::time::sleep(pause).await;
                 }
             }
