@@ -1,4 +1,5 @@
 //! The integration tests: one binary, a file a theme. Servers and endpoints listen on free ports of 127.0.0.1.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "a test drives AWS and the environment")]
 
 mod support;
