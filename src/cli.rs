@@ -96,4 +96,11 @@ fn log() {
     } else {
         builder.json().flatten_event(true).init();
     }
+    // A model that panics is refused and said so where it is handled; the panic is a line beside the others.
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        let at = panic.location().map(ToString::to_string);
+        let said = panic.payload_as_str().unwrap_or("without a word");
+        tracing::error!(thread, at, "panicked: {said}");
+    }));
 }
