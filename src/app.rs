@@ -29,8 +29,8 @@ use crate::store::cache::OpenError;
 use crate::store::s3::S3Store;
 use crate::store::{Cache, Fetcher, Store};
 
-/// How many pages of records may wait for the manager.
-const OUTLET: usize = 64;
+/// How many pages of records, of up to 10 MiB each, may wait for the manager.
+const OUTLET: usize = 4;
 /// How many predictions may wait for the compute pool.
 const COMPUTE_QUEUE: usize = 256;
 /// How long the stream and the swap may take to stop.

@@ -9,28 +9,29 @@
 //! **Invariant:** everything that can fail comes before the swap. **Invariant:** only this task swaps, so a slot's rank
 //! never goes back. **Invariant:** nothing here runs on a thread that answers requests.
 
-mod journal;
-mod policy;
-mod reaper;
 mod recent;
+mod policy;
+mod pipeline;
 mod stages;
+mod journal;
+mod reaper;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
 use hotserve_models::Loaders;
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::journal::{Journal, Saved, SavedModel};
+use self::pipeline::{Pipeline, Stages};
 use self::policy::{Book, Mark, Verdict};
 use self::reaper::Reaper;
 use self::recent::Recent;
-use self::stages::{Announced, Loaded, Refusal, Warm};
+use self::stages::{Announced, Refusal, Warm};
 use crate::id::{Digest, Rank, Slot};
 use crate::metrics::{Metrics, unix_seconds};
 use crate::notification::{self, Limits, Location, ModelUpdate, Notification};
@@ -41,8 +42,6 @@ use crate::store::{Artifact, Cache, Fetcher};
 
 /// How many slots there may be: a producer that makes up keys must not fill the memory.
 const MAX_SLOTS: usize = 10_000;
-/// How many artifacts are fetched at the same time.
-const FETCHES: usize = 4;
 /// With a last known good, how long to wait for the stream before answering with that.
 const CATCH_UP_GRACE: Duration = Duration::from_secs(5);
 
@@ -68,8 +67,7 @@ pub struct Manager {
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     reaper: Reaper,
-    loader: std_mpsc::Sender<LoadJob>,
-    fetches: Arc<Semaphore>,
+    pipeline: Pipeline,
 
     books: HashMap<Slot, Book<Arc<Update>>>,
     work: HashMap<Slot, Work>,
@@ -118,13 +116,7 @@ struct Finished {
     slot: Slot,
     update: Arc<Update>,
     result: Result<(Artifact, Warm), Refusal>,
-    stages: BTreeMap<&'static str, f64>,
-}
-
-struct LoadJob {
-    artifact: Artifact,
-    announced: Announced,
-    answer: oneshot::Sender<(Result<Warm, Refusal>, Duration, Duration)>,
+    stages: Stages,
 }
 
 impl Manager {
@@ -142,7 +134,7 @@ impl Manager {
             tracing::warn!(skipped, "lines of the journal are torn or rotten; going on with the ones before them");
         }
         let reaper = Reaper::start(metrics.live_generations.clone())?;
-        let loader = start_loader(options.loaders.clone(), options.max_artifact)?;
+        let pipeline = Pipeline::start(Arc::clone(&fetcher), options.loaders.clone(), options.max_artifact)?;
         let mut books: HashMap<Slot, Book<Arc<Update>>> = HashMap::new();
         if let Some(slot) = &options.initial_slot {
             let mark = Mark { rank: Rank::Initial, content: Digest::of(b"") };
@@ -157,8 +149,7 @@ impl Manager {
             metrics,
             status,
             reaper,
-            loader,
-            fetches: Arc::new(Semaphore::new(FETCHES)),
+            pipeline,
             books,
             work: HashMap::new(),
             recent: Recent::default(),
@@ -283,7 +274,7 @@ impl Manager {
             let brings_model = update.parts.iter().any(|(slot, _)| matches!(slot, Slot::Model(_)));
             match update.notification.model.clone().filter(|_| brings_model) {
                 Some(model) => self.start(slot, update, model),
-                None => self.commit(&update, None, BTreeMap::new()),
+                None => self.commit(&update, None, Stages::new()),
             }
         }
         if !self.ready {
@@ -297,12 +288,11 @@ impl Manager {
     /// Sends a model on its way to readiness.
     fn start(&mut self, slot: Slot, update: Arc<Update>, model: ModelUpdate) {
         let id = update.id;
-        let (fetcher, loader) = (Arc::clone(&self.fetcher), self.loader.clone());
-        let (fetches, finished) = (Arc::clone(&self.fetches), self.finished.0.clone());
+        let (pipeline, finished) = (self.pipeline.clone(), self.finished.0.clone());
         let leader = slot.clone();
         let task = tokio::spawn(async move {
-            let mut stages = BTreeMap::new();
-            let result = prepare(&fetcher, &loader, &fetches, model, &mut stages).await;
+            let mut stages = Stages::new();
+            let result = pipeline.prepare(model, &mut stages).await;
             // The manager that does not listen any more is shutting down.
             let _ = finished.send(Finished { slot: leader, update, result, stages });
         });
@@ -324,12 +314,7 @@ impl Manager {
     }
 
     /// Persists, swaps, retires. All that can fail is over when the snapshot is replaced.
-    fn commit(
-        &mut self,
-        update: &Arc<Update>,
-        model: Option<(Artifact, Warm)>,
-        mut stages: BTreeMap<&'static str, f64>,
-    ) {
+    fn commit(&mut self, update: &Arc<Update>, model: Option<(Artifact, Warm)>, mut stages: Stages) {
         // A slot may have moved on while the other half of a pair was being loaded.
         let news = |slot: &Slot, mark: &Mark| self.books.get(slot).is_none_or(|book| book.is_news(&mark.rank));
         let parts: Vec<_> = update.parts.iter().filter(|(slot, mark)| news(slot, mark)).cloned().collect();
@@ -408,13 +393,7 @@ impl Manager {
         self.metrics.last_swap_timestamp.set(unix_seconds(SystemTime::now()));
     }
 
-    fn note_applied(
-        &self,
-        update: &Update,
-        parts: Vec<(Slot, Mark)>,
-        digest: Option<Digest>,
-        mut stages: BTreeMap<&'static str, f64>,
-    ) {
+    fn note_applied(&self, update: &Update, parts: Vec<(Slot, Mark)>, digest: Option<Digest>, mut stages: Stages) {
         let now = SystemTime::now();
         let since = |then| now.duration_since(then).unwrap_or(Duration::ZERO).as_secs_f64();
         let fresh = since(update.published());
@@ -446,7 +425,7 @@ impl Manager {
     }
 
     /// A gate says no: the slot keeps what it serves, and its next candidate gets its turn.
-    fn refuse(&mut self, update: &Arc<Update>, refusal: &Refusal, stages: BTreeMap<&'static str, f64>) {
+    fn refuse(&mut self, update: &Arc<Update>, refusal: &Refusal, stages: Stages) {
         if let Some(book) = self.books.get_mut(update.leader()) {
             book.refuse(|candidate| candidate.id == update.id);
         }
@@ -556,7 +535,7 @@ impl Manager {
             signature: saved.signature.clone(),
             golden: saved.golden.clone(),
         };
-        load(&self.loader, artifact, announced, &mut BTreeMap::new()).await
+        self.pipeline.load(artifact, announced, &mut Stages::new()).await
     }
 
     fn collect_cache(&self) {
@@ -605,62 +584,6 @@ fn saved(slot: &Slot, mark: &Mark, update: &Update, model: Option<&(Artifact, Wa
         }
     };
     Some(Saved { slot: slot.clone(), rank: mark.rank.clone(), published_at: *published_at, state, model })
-}
-
-async fn prepare(
-    fetcher: &Fetcher,
-    loader: &std_mpsc::Sender<LoadJob>,
-    fetches: &Semaphore,
-    model: ModelUpdate,
-    stages: &mut BTreeMap<&'static str, f64>,
-) -> Result<(Artifact, Warm), Refusal> {
-    let artifact = {
-        let _permit = fetches.acquire().await.expect("the semaphore is never closed");
-        let begun = Instant::now();
-        let artifact = fetcher.fetch(&model.location).await?;
-        stages.insert("fetch", begun.elapsed().as_secs_f64());
-        artifact
-    };
-    let ModelUpdate { format, encoding, signature, golden, .. } = model;
-    let warm = load(loader, artifact.clone(), Announced { format, encoding, signature, golden }, stages).await?;
-    Ok((artifact, warm))
-}
-
-async fn load(
-    loader: &std_mpsc::Sender<LoadJob>,
-    artifact: Artifact,
-    announced: Announced,
-    stages: &mut BTreeMap<&'static str, f64>,
-) -> Result<Warm, Refusal> {
-    let (answer, outcome) = oneshot::channel();
-    let gone = || Refusal::new("panic", "the loader thread is gone");
-    loader.send(LoadJob { artifact, announced, answer }).map_err(|_| gone())?;
-    let (result, load, warm) = outcome.await.map_err(|_| gone())?;
-    stages.insert("load", load.as_secs_f64());
-    stages.insert("warm", warm.as_secs_f64());
-    result
-}
-
-/// Starts the thread that loads and warms, one model at a time; it ends when the manager is dropped.
-fn start_loader(loaders: Loaders, max_bytes: u64) -> std::io::Result<std_mpsc::Sender<LoadJob>> {
-    let (jobs, inbox) = std_mpsc::channel::<LoadJob>();
-    std::thread::Builder::new().name("loader".to_owned()).spawn(move || {
-        lower_priority();
-        for LoadJob { artifact, announced, answer } in inbox {
-            if answer.is_closed() {
-                // Superseded while it waited.
-                continue;
-            }
-            let begun = Instant::now();
-            let loaded = Loaded::load(&artifact, &announced, &loaders, max_bytes);
-            let load = begun.elapsed();
-            let result = loaded.and_then(|loaded| loaded.warm_up(&announced));
-            let warm = begun.elapsed().saturating_sub(load);
-            // Superseded meanwhile: the model is dropped here, off every other path.
-            let _ = answer.send((result, load, warm));
-        }
-    })?;
-    Ok(jobs)
 }
 
 /// This thread's work must not take time from the threads that answer requests.

@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    fn check(outputs: Vec<Tensor>, rows: usize, expected: &str) {
+    fn check(outputs: &[Tensor], rows: usize, expected: &str) {
         let spec = |(index, tensor): (usize, &Tensor)| TensorSpec {
             name: ["score", "la\"bel"][index].to_owned(),
             datatype: tensor.datatype(),
@@ -96,7 +96,7 @@ mod tests {
             features: Vec::new(),
         };
         let signature = Signature { inputs: vec![], outputs: outputs.iter().enumerate().map(spec).collect() };
-        let text = String::from_utf8(write(&outputs, &signature, rows, b",\"model\":{}}")).expect("UTF-8");
+        let text = String::from_utf8(write(outputs, &signature, rows, b",\"model\":{}}")).expect("UTF-8");
         assert_eq!(text, format!("{{\"predictions\":{expected},\"model\":{{}}}}"));
         serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
     }
@@ -107,25 +107,25 @@ mod tests {
 
     #[test]
     fn one_output_is_bare_values_and_nested_lists() {
-        check(vec![tensor(&[2], Data::Fp32(vec![0.1, -2.0]))], 2, "[0.1,-2.0]");
-        check(vec![tensor(&[2, 2], Data::Int64(vec![1, 2, 3, i64::MIN]))], 2, "[[1,2],[3,-9223372036854775808]]");
-        check(vec![tensor(&[1, 2, 2], Data::Bool(vec![true, false, false, true]))], 1, "[[[true,false],[false,true]]]");
-        check(vec![tensor(&[2, 0], Data::Int32(vec![]))], 2, "[[],[]]");
-        check(vec![tensor(&[1, 2, 0], Data::Int32(vec![]))], 1, "[[[],[]]]");
-        check(vec![tensor(&[0], Data::with_capacity(DataType::Fp64, 0))], 0, "[]");
-        check(vec![tensor(&[2], Data::Bytes(vec!["a\"b\n".to_owned(), "ü".to_owned()]))], 2, r#"["a\"b\n","ü"]"#);
+        check(&[tensor(&[2], Data::Fp32(vec![0.1, -2.0]))], 2, "[0.1,-2.0]");
+        check(&[tensor(&[2, 2], Data::Int64(vec![1, 2, 3, i64::MIN]))], 2, "[[1,2],[3,-9223372036854775808]]");
+        check(&[tensor(&[1, 2, 2], Data::Bool(vec![true, false, false, true]))], 1, "[[[true,false],[false,true]]]");
+        check(&[tensor(&[2, 0], Data::Int32(vec![]))], 2, "[[],[]]");
+        check(&[tensor(&[1, 2, 0], Data::Int32(vec![]))], 1, "[[[],[]]]");
+        check(&[tensor(&[0], Data::with_capacity(DataType::Fp64, 0))], 0, "[]");
+        check(&[tensor(&[2], Data::Bytes(vec!["a\"b\n".to_owned(), "ü".to_owned()]))], 2, r#"["a\"b\n","ü"]"#);
     }
 
     #[test]
     fn several_outputs_are_an_object_by_name() {
         let score = tensor(&[2], Data::Fp64(vec![0.25, 1e300]));
         let label = tensor(&[2, 1], Data::Int32(vec![7, 8]));
-        check(vec![score, label], 2, r#"[{"score":0.25,"la\"bel":[7]},{"score":1e+300,"la\"bel":[8]}]"#);
+        check(&[score, label], 2, r#"[{"score":0.25,"la\"bel":[7]},{"score":1e+300,"la\"bel":[8]}]"#);
     }
 
     #[test]
     fn what_is_not_finite_is_null() {
         let values = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0];
-        check(vec![tensor(&[4], Data::Fp32(values))], 4, "[null,null,null,-0.0]");
+        check(&[tensor(&[4], Data::Fp32(values))], 4, "[null,null,null,-0.0]");
     }
 }

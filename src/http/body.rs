@@ -10,12 +10,21 @@
 //! No value tree is built: each number goes from the text to its tensor. An error says where it is as a path into the
 //! body, counted from 0 as the client's own arrays are, and where it is in the text.
 
-use std::fmt::{self, Write as _};
-use std::marker::PhantomData;
+mod element;
+mod input;
+mod names;
 
-use hotserve_models::{Data, DataType, Dim, Signature, Tensor, TensorSpec};
+use std::fmt;
+
+use hotserve_models::{Signature, Tensor};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
+
+pub(super) use element::each;
+use element::{count, quoted};
+use input::{Input, Value};
+pub(super) use names::list;
+use names::{Key, Names, Path};
 
 /// The inputs of a model, checked against its signature.
 #[derive(Debug)]
@@ -57,219 +66,6 @@ pub(super) fn parse(body: &[u8], signature: &Signature) -> Result<Inputs, Error>
     parser.finish(signature).map_err(Error::Mismatch)
 }
 
-/// How a row came.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// A list, or a bare value.
-    Bare,
-    /// An object by feature name.
-    Features,
-    /// An object by the input's name.
-    Named,
-}
-
-impl fmt::Display for Form {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bare => "without names",
-            Self::Features => "by feature name",
-            Self::Named => "by input name",
-        })
-    }
-}
-
-/// One input on its way to a tensor.
-struct Input<'s> {
-    spec: &'s TensorSpec,
-    /// The names of the columns, where each column has one.
-    features: Names<'s>,
-    /// The model has no other input.
-    sole: bool,
-    data: Data,
-    rows: usize,
-    /// The length of each axis, as far as the signature or the rows so far fix it.
-    lengths: Vec<Option<usize>>,
-    /// The form of the rows so far.
-    form: Option<Form>,
-    /// For each column the last object, counted from 1, that had it.
-    seen: Vec<usize>,
-    objects: usize,
-}
-
-impl<'s> Input<'s> {
-    fn new(spec: &'s TensorSpec, sole: bool, capacity: usize) -> Self {
-        let width = match spec.shape.as_slice() {
-            [_, Dim::Fixed(width)] => *width == spec.features.len(),
-            [_, Dim::Any] => true,
-            _ => false,
-        };
-        let features: &[String] = if width { &spec.features } else { &[] };
-        let fixed = |dim: &Dim| match dim {
-            Dim::Fixed(length) => Some(*length),
-            Dim::Any => None,
-        };
-        Self {
-            spec,
-            features: Names::new(features.iter().map(String::as_str)),
-            sole,
-            data: Data::with_capacity(spec.datatype, capacity),
-            rows: 0,
-            lengths: spec.shape.iter().map(fixed).collect(),
-            form: None,
-            seen: Vec::new(),
-            objects: 0,
-        }
-    }
-
-    fn is_scalar(&self, axis: usize) -> bool {
-        axis >= self.spec.shape.len()
-    }
-
-    fn is_leaf(&self, axis: usize) -> bool {
-        axis + 1 >= self.spec.shape.len()
-    }
-
-    /// Notes the length of a list along an axis; all lists along it are of one length.
-    fn settle<E: serde::de::Error>(&mut self, axis: usize, length: usize) -> Result<(), E> {
-        if axis == 0 {
-            self.rows = length;
-            return Ok(());
-        }
-        match self.lengths.get_mut(axis) {
-            Some(Some(expected)) if *expected != length => {
-                Err(E::custom(format_args!("expected {}, got {length}", count(*expected, "value"))))
-            }
-            Some(known) => {
-                *known = Some(length);
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn take_form<E: serde::de::Error>(&mut self, form: Form) -> Result<(), E> {
-        match self.form.replace(form) {
-            Some(before) if before != form => {
-                Err(E::custom(format_args!("the rows are mixed: this one is {form}, those before it are {before}")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What belongs at an axis, for a person.
-    fn expected(&self, axis: usize) -> String {
-        if self.is_scalar(axis) {
-            return expected(self.spec.datatype).to_owned();
-        }
-        let length = match self.lengths.get(axis) {
-            Some(Some(length)) if axis > 0 => format!(" of {length}"),
-            _ => String::new(),
-        };
-        let of = match (self.is_leaf(axis), axis) {
-            (true, _) => format!("{} values", self.spec.datatype),
-            (false, 0) => "rows".to_owned(),
-            (false, _) => "lists".to_owned(),
-        };
-        let or = if axis == 1 && !self.features.is_empty() { " or an object by feature name" } else { "" };
-        let of = if length.is_empty() { format!(" of {of}") } else { format!("{length} {of}") };
-        format!("a list{of}{or}")
-    }
-
-    fn mismatch<E: serde::de::Error>(&self, axis: usize, got: impl fmt::Display) -> E {
-        E::custom(format_args!("expected {}, got {got}", self.expected(axis)))
-    }
-}
-
-/// Names by position, and positions by name.
-struct Names<'s> {
-    names: Vec<&'s str>,
-    /// By name; made when the guess first fails.
-    sorted: Vec<(&'s str, usize)>,
-    /// Which name came at which place of the last object: clients write every row in the same order.
-    order: Vec<usize>,
-}
-
-impl<'s> Names<'s> {
-    fn new(names: impl Iterator<Item = &'s str>) -> Self {
-        let names: Vec<_> = names.collect();
-        Self { order: (0..names.len()).collect(), names, sorted: Vec::new() }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
-    fn len(&self) -> usize {
-        self.names.len()
-    }
-
-    fn get(&self, index: usize) -> Option<&'s str> {
-        self.names.get(index).copied()
-    }
-
-    fn find(&mut self, place: usize, name: &str) -> Option<usize> {
-        if let Some(guess) = self.order.get(place).copied()
-            && self.get(guess) == Some(name)
-        {
-            return Some(guess);
-        }
-        if self.sorted.is_empty() {
-            self.sorted = self.names.iter().enumerate().map(|(index, name)| (*name, index)).collect();
-            self.sorted.sort_unstable();
-        }
-        let at = self.sorted.binary_search_by(|(candidate, _)| (*candidate).cmp(name)).ok()?;
-        let found = self.sorted.get(at).map(|(_, index)| *index)?;
-        if let Some(guess) = self.order.get_mut(place) {
-            *guess = found;
-        }
-        Some(found)
-    }
-
-    /// The names for a person, not all of very many.
-    fn list(&self) -> String {
-        list(&self.names)
-    }
-}
-
-/// Names for a person, not all of very many.
-pub(super) fn list(names: &[&str]) -> String {
-    const SHOWN: usize = 20;
-    let mut text = names.iter().take(SHOWN).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN {
-        // Writing to a String cannot fail.
-        let _ = write!(text, " and {} more", names.len() - SHOWN);
-    }
-    text
-}
-
-/// Where an error happened, innermost step first: filled as it passes outwards, so that it costs nothing otherwise.
-#[derive(Default)]
-struct Path {
-    root: Option<&'static str>,
-    steps: Vec<String>,
-}
-
-impl Path {
-    fn index<E>(&mut self, index: usize, error: E) -> E {
-        self.steps.push(format!("[{index}]"));
-        error
-    }
-
-    /// A column of a row: its position, and its name if it has one.
-    fn column<E>(&mut self, index: usize, name: Option<&str>, error: E) -> E {
-        match name {
-            Some(name) => self.steps.push(format!("[{index}] ({name:?})")),
-            None => self.steps.push(format!("[{index}]")),
-        }
-        error
-    }
-
-    fn name<E>(&mut self, name: Option<&str>, error: E) -> E {
-        self.steps.push(format!("[{:?}]", name.unwrap_or_default()));
-        error
-    }
-}
-
 struct Parser<'s> {
     inputs: Vec<Input<'s>>,
     /// The names of the inputs; made when an object by input name is first met.
@@ -300,8 +96,11 @@ impl<'s> Parser<'s> {
             }
             tensors.push(Tensor::new(shape, input.data).map_err(|error| format!("{root}: {error}"))?);
         }
-        signature.check_inputs(&tensors).map_err(|error| format!("{root}: {error}"))?;
-        Ok(Inputs { tensors, rows: self.rows })
+        let rows = signature.check_inputs(&tensors).map_err(|error| format!("{root}: {error}"))?;
+        if rows != self.rows {
+            return Err(format!("{root}: the model takes {}, not {}", count(rows, "row"), self.rows));
+        }
+        Ok(Inputs { tensors, rows })
     }
 
     fn begin<E: serde::de::Error>(&mut self, root: &'static str) -> Result<(), E> {
@@ -521,503 +320,336 @@ impl<'de> Visitor<'de> for NamedBatch<'_, '_> {
     }
 }
 
-/// A key of an object by name: the index of its name, or nothing for the name of the whole input.
-struct Key<'a, 's> {
-    names: &'a mut Names<'s>,
-    place: usize,
-    whole: Option<&'s str>,
-    what: &'static str,
-}
+#[cfg(test)]
+mod tests {
+    use hotserve_models::{Data, DataType, Dim, TensorSpec};
+    use proptest::prelude::*;
 
-impl<'de> DeserializeSeed<'de> for Key<'_, '_> {
-    type Value = Option<usize>;
+    use super::element::expected;
+    use super::*;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Key<'_, '_> {
-    type Value = Option<usize>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the name of an {}", self.what)
+    fn spec(name: &str, datatype: DataType, shape: &[i64], features: &[&str]) -> TensorSpec {
+        let dim = |length: &i64| usize::try_from(*length).map_or(Dim::Any, Dim::Fixed);
+        TensorSpec {
+            name: name.to_owned(),
+            datatype,
+            shape: shape.iter().map(dim).collect(),
+            features: features.iter().map(|name| (*name).to_owned()).collect(),
+        }
     }
 
-    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Option<usize>, E> {
-        if let Some(index) = self.names.find(self.place, name) {
-            return Ok(Some(index));
+    fn signature(inputs: Vec<TensorSpec>) -> Signature {
+        Signature { inputs, outputs: Vec::new() }
+    }
+
+    fn abc(datatype: DataType) -> Signature {
+        signature(vec![spec("x", datatype, &[-1, 3], &["a", "b", "c"])])
+    }
+
+    fn two() -> Signature {
+        signature(vec![spec("x", DataType::Fp32, &[-1, 2], &["a", "b"]), spec("word", DataType::Bytes, &[-1], &[])])
+    }
+
+    /// The shapes and the data, as text: NaN equals itself there.
+    fn good(signature: &Signature, body: &str) -> String {
+        let inputs = parse(body.as_bytes(), signature).unwrap_or_else(|error| panic!("{body}: {error:?}"));
+        let tensors = inputs.tensors.iter().map(|tensor| format!("{:?} {:?}", tensor.shape(), tensor.data()));
+        format!("{} rows: {}", inputs.rows, tensors.collect::<Vec<_>>().join(", "))
+    }
+
+    fn bad(signature: &Signature, body: &str, expected: &str) {
+        match parse(body.as_bytes(), signature) {
+            Err(Error::Mismatch(message)) => {
+                assert!(message.starts_with(expected), "{body}:\n  {message}\nis not\n  {expected}");
+            }
+            other => panic!("{body}: {other:?}"),
         }
-        if self.whole == Some(name) {
-            return Ok(None);
+    }
+
+    #[test]
+    fn rows_and_columns_of_every_form_are_the_same_input() {
+        let expected = "2 rows: [2, 3] Fp32([1.0, 2.5, NaN, 4.0, 5.0, -6.0])";
+        for body in [
+            r#"{"instances":[[1,2.5,null],[4,5,-6]]}"#,
+            r#"{"instances":[{"a":1,"b":2.5,"c":null},{"a":4,"b":5,"c":-6}]}"#,
+            r#"{"instances":[{"c":null,"a":1,"b":2.5},{"b":5,"c":-6,"a":4}]}"#,
+            r#"{"instances":[{"\u0061":1,"b":2.5,"c":null},{"a":4,"b":5,"c":-6}]}"#,
+            r#"{"instances":[{"x":[1,2.5,null]},{"x":[4,5,-6]}]}"#,
+            r#"{"inputs":[[1,2.5,null],[4,5,-6]]}"#,
+            r#"{"inputs":{"x":[[1,2.5,null],[4,5,-6]]}}"#,
+            r#"{"inputs":{"a":[1,4],"b":[2.5,5],"c":[null,-6]}}"#,
+            r#"{"inputs":{"b":[2.5,5],"c":[null,-6],"a":[1,4]}}"#,
+            r#"{"inputs":{"x":{"c":[null,-6],"b":[2.5,5],"a":[1,4]}}}"#,
+            r#"{"id":"7","parameters":{"deep":[{}]},"signature_name":null,"instances":[[1,2.5,null],[4,5,-6]]}"#,
+        ] {
+            assert_eq!(good(&abc(DataType::Fp32), body), expected, "{body}");
         }
-        let known = match self.whole {
-            Some(whole) if self.names.is_empty() => list(&[whole]),
-            _ => self.names.list(),
+    }
+
+    #[test]
+    fn several_inputs_come_by_name() {
+        let expected = r#"2 rows: [2, 2] Fp32([1.0, 2.0, 3.0, 4.0]), [2] Bytes(["hi", "ho"])"#;
+        for body in [
+            r#"{"instances":[{"x":[1,2],"word":"hi"},{"word":"ho","x":[3,4]}]}"#,
+            r#"{"instances":[{"x":{"b":2,"a":1},"word":"hi"},{"word":"ho","x":{"a":3,"b":4}}]}"#,
+            r#"{"inputs":{"x":[[1,2],[3,4]],"word":["hi","ho"]}}"#,
+            r#"{"inputs":{"word":["hi","ho"],"x":{"b":[2,4],"a":[1,3]}}}"#,
+        ] {
+            assert_eq!(good(&two(), body), expected, "{body}");
+        }
+        bad(
+            &two(),
+            r#"{"instances":[[1,2]]}"#,
+            "instances[0]: invalid type: sequence, expected an object by input name",
+        );
+        bad(&two(), r#"{"instances":[{"x":[1,2]}]}"#, "instances[0]: input \"word\" is missing");
+        bad(&two(), r#"{"instances":[{"x":[1,2],"x":[1,2]}]}"#, "instances[0]: input \"x\" is there twice");
+        bad(&two(), r#"{"instances":[{"y":1}]}"#, r#"instances[0]: unknown input "y", the model takes "x", "word""#);
+        bad(&two(), r#"{"instances":[{"x":[1],"word":"a"}]}"#, r#"instances[0]["x"]: expected 2 values, got 1"#);
+        bad(&two(), r#"{"inputs":{"x":[[1,2]]}}"#, "inputs: input \"word\" is missing");
+        bad(&two(), r#"{"inputs":{"x":[],"x":[]}}"#, "inputs: input \"x\" is there twice");
+        bad(&two(), r#"{"inputs":{"x":[[1,2]],"word":[]}}"#, r#"inputs["word"]: has 0 rows, the others have 1 row"#);
+        bad(&two(), r#"{"inputs":[[1,2]]}"#, "inputs: invalid type: sequence, expected an object by input name");
+    }
+
+    #[test]
+    fn each_datatype_takes_its_values_and_no_others() {
+        let one = |datatype| signature(vec![spec("x", datatype, &[-1], &[])]);
+        let all = r#"{"instances":[true,false]}"#;
+        assert_eq!(good(&one(DataType::Bool), all), "2 rows: [2] Bool([true, false])");
+        let all = r#"{"instances":[-2147483648,0,2147483647]}"#;
+        assert_eq!(good(&one(DataType::Int32), all), "3 rows: [3] Int32([-2147483648, 0, 2147483647])");
+        let all = r#"{"instances":[-9223372036854775808,9223372036854775807]}"#;
+        assert_eq!(good(&one(DataType::Int64), all), "2 rows: [2] Int64([-9223372036854775808, 9223372036854775807])");
+        let all = r#"{"instances":[0.1,1,-1,18446744073709551616,null]}"#;
+        assert_eq!(good(&one(DataType::Fp64), all), "5 rows: [5] Fp64([0.1, 1.0, -1.0, 1.8446744073709552e19, NaN])");
+        let all = r#"{"inputs":["","ü\n"]}"#;
+        assert_eq!(good(&one(DataType::Bytes), all), "2 rows: [2] Bytes([\"\", \"ü\\n\"])");
+        let all = r#"{"instances":[{"x":1},{"x":null}]}"#;
+        assert_eq!(good(&one(DataType::Fp32), all), "2 rows: [2] Fp32([1.0, NaN])");
+
+        let refuses = |datatype, value: &str, got: &str| {
+            let body = format!("{{\"instances\":[{value}]}}");
+            bad(&one(datatype), &body, &format!("instances[0]: expected {}, got {got} at", expected(datatype)));
+            let body = format!("{{\"inputs\":[{value}]}}");
+            bad(&one(datatype), &body, &format!("inputs[0]: expected {}, got {got} at", expected(datatype)));
         };
-        Err(E::custom(format_args!("unknown {} {}, the model takes {known}", self.what, quoted(name))))
+        refuses(DataType::Bool, "1", "1");
+        refuses(DataType::Bool, "null", "null");
+        refuses(DataType::Int32, "2147483648", "2147483648");
+        refuses(DataType::Int32, "-2147483649", "-2147483649");
+        refuses(DataType::Int32, "1.0", "1.0");
+        refuses(DataType::Int32, "null", "null");
+        refuses(DataType::Int64, "9223372036854775808", "9223372036854775808");
+        refuses(DataType::Int64, "\"1\"", "the string \"1\"");
+        refuses(DataType::Fp32, "1e39", "1e39");
+        refuses(DataType::Fp32, "\"NaN\"", "the string \"NaN\"");
+        refuses(DataType::Fp64, "true", "true");
+        refuses(DataType::Fp64, "[1]", "a list");
+        refuses(DataType::Bytes, "1", "1");
+        let long = format!("\"{}\"", "ü".repeat(100));
+        refuses(DataType::Fp64, &long, &format!("the string \"{}\"…", "ü".repeat(40)));
     }
-}
 
-/// What lies at one axis of one input: a list along it, an object by name, or behind the last axis a value.
-struct Value<'p, 's> {
-    input: &'p mut Input<'s>,
-    path: &'p mut Path,
-    axis: usize,
-    /// Not within a list of the same row: the place where the row's form shows.
-    outer: bool,
-}
-
-impl Value<'_, '_> {
-    fn bare<E: serde::de::Error>(&mut self) -> Result<(), E> {
-        if self.outer && self.axis == 1 { self.input.take_form(Form::Bare) } else { Ok(()) }
+    #[test]
+    fn deeper_shapes_nest_and_open_axes_take_one_length() {
+        let deep = signature(vec![spec("x", DataType::Int64, &[-1, 2, -1], &[])]);
+        let expected = "1 rows: [1, 2, 3] Int64([1, 2, 3, 4, 5, 6])";
+        assert_eq!(good(&deep, r#"{"instances":[[[1,2,3],[4,5,6]]]}"#), expected);
+        assert_eq!(good(&deep, r#"{"inputs":{"x":[[[1,2,3],[4,5,6]]]}}"#), expected);
+        assert_eq!(good(&deep, r#"{"instances":[[[],[]]]}"#), "1 rows: [1, 2, 0] Int64([])");
+        bad(&deep, r#"{"instances":[[[1,2],[3]]]}"#, "instances[0][1]: expected 2 values, got 1");
+        bad(&deep, r#"{"instances":[[[1],[2]],[[1],[2,3]]]}"#, "instances[1][1]: expected 1 value, got 2");
+        bad(&deep, r#"{"instances":[[[1,2],[3,"x"]]]}"#, "instances[0][1][1]: expected an integer");
+        bad(&deep, r#"{"instances":[[1,2]]}"#, "instances[0][0]: expected a list of INT64 values, got 1");
+        bad(&deep, r#"{"instances":[{}]}"#, "instances[0]: input \"x\" is missing");
+        bad(&deep, r#"{"instances":[{"x":[[1],[2]],"y":1}]}"#, "instances[0]: the model takes no input besides \"x\"");
+        bad(&deep, r#"{"instances":[{"y":1}]}"#, r#"instances[0]: unknown input "y", the model takes "x""#);
     }
-}
 
-/// Runs the same code for the buffer of any datatype.
-macro_rules! each {
-    ($data:expr, $values:ident => $body:expr) => {
-        match $data {
-            Data::Bool($values) => $body,
-            Data::Int32($values) => $body,
-            Data::Int64($values) => $body,
-            Data::Fp32($values) => $body,
-            Data::Fp64($values) => $body,
-            Data::Bytes($values) => $body,
+    #[test]
+    fn no_rows_are_an_input_too() {
+        for body in [r#"{"instances":[]}"#, r#"{"inputs":[]}"#, r#"{"inputs":{"a":[],"b":[],"c":[]}}"#] {
+            assert_eq!(good(&abc(DataType::Fp32), body), "0 rows: [0, 3] Fp32([])", "{body}");
         }
-    };
-}
-pub(super) use each;
+        assert_eq!(good(&two(), r#"{"instances":[]}"#), "0 rows: [0, 2] Fp32([]), [0] Bytes([])");
+    }
 
-/// Appends a value that the text had where a list may be, or not.
-macro_rules! scalar {
-    ($self:ident, $got:expr, $convert:expr) => {{
-        $self.bare()?;
-        if !$self.input.is_scalar($self.axis) {
-            return Err($self.input.mismatch($self.axis, $got));
+    #[test]
+    fn an_error_names_the_row_and_the_feature() {
+        let abc = abc(DataType::Fp32);
+        for (body, expected) in [
+            (
+                r#"{"instances":[[1,2,3],[1,"x",3]]}"#,
+                r#"instances[1][1] ("b"): expected a number up to 3.4e38 or null (FP32), got the string "x" at line 1 column 28"#,
+            ),
+            (r#"{"instances":[[1,2,3],[1,2]]}"#, "instances[1]: expected 3 values, got 2 at line 1"),
+            (r#"{"instances":[[1,2,3,4]]}"#, "instances[0]: expected 3 values, got 4 at line 1"),
+            (
+                r#"{"instances":[7]}"#,
+                "instances[0]: expected a list of 3 FP32 values or an object by feature name, got 7",
+            ),
+            (
+                r#"{"instances":[[[1,2,3]]]}"#,
+                r#"instances[0][0] ("a"): expected a number up to 3.4e38 or null (FP32), got a list"#,
+            ),
+            (
+                r#"{"instances":[{"a":1,"b":2,"c":true}]}"#,
+                r#"instances[0]["c"]: expected a number up to 3.4e38 or null (FP32), got true"#,
+            ),
+            (
+                r#"{"instances":[{"a":1,"b":2,"c":{}}]}"#,
+                r#"instances[0]["c"]: expected a number up to 3.4e38 or null (FP32), got an object"#,
+            ),
+            (
+                r#"{"instances":[[1,2,3],{"a":1,"b":2,"c":3}]}"#,
+                "instances[1]: the rows are mixed: this one is by feature name, those before it are without names",
+            ),
+            (
+                r#"{"instances":[{"x":[1,2,3]},[1,2,3]]}"#,
+                "instances[1]: the rows are mixed: this one is without names, those before it are by input name",
+            ),
+            (r#"{"instances":[{"a":1,"b":2,"c":3},{"a":1,"c":3}]}"#, "instances[1]: feature \"b\" is missing"),
+            (r#"{"instances":[{}]}"#, "instances[0]: feature \"a\" is missing"),
+            (r#"{"instances":[{"a":1,"b":2,"b":3}]}"#, "instances[0]: feature \"b\" is there twice"),
+            (
+                r#"{"instances":[{"a":1,"b":2,"c":3,"d":4}]}"#,
+                r#"instances[0]: unknown feature "d", the model takes "a", "b", "c""#,
+            ),
+            (
+                r#"{"inputs":{"a":[1],"b":[2,3],"c":[4]}}"#,
+                "inputs: feature \"b\" has 2 values, those before it have 1 value",
+            ),
+            (r#"{"inputs":{"a":[1],"b":[2]}}"#, "inputs: feature \"c\" is missing"),
+            (r#"{"inputs":{"a":[1],"a":[2]}}"#, "inputs: feature \"a\" is there twice"),
+            (r#"{"inputs":{"a":[1,"x"]}}"#, r#"inputs["a"][1]: expected a number"#),
+            (
+                r#"{"inputs":{"a":1}}"#,
+                r#"inputs["a"]: invalid type: integer `1`, expected a list of FP32 values, one a row"#,
+            ),
+            (r#"{"inputs":7}"#, "inputs: expected a list of rows, got 7"),
+            (r#"{"instances":{"a":1}}"#, "instances: invalid type: map, expected a list of rows"),
+            (r#"{"instances":[],"inputs":[]}"#, "both fields are there: give the rows once"),
+            (r#"{"inputs":[],"inputs":[]}"#, "the field is there twice: give the rows once"),
+            (r#"{"rows":[]}"#, r#"unknown field "rows", expected "instances" or "inputs" at line 1"#),
+            ("{}", "there is neither \"instances\" nor \"inputs\""),
+            ("[1,2,3]", "invalid type: sequence, expected an object with \"instances\" or \"inputs\""),
+            ("null", "invalid type: null, expected an object"),
+        ] {
+            bad(&abc, body, expected);
         }
-        each!(&mut $self.input.data, values => values.push(Element::read($convert, $got)?));
-        Ok(())
-    }};
-}
-
-impl<'de> DeserializeSeed<'de> for Value<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Value<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.input.expected(self.axis))
     }
 
-    fn visit_bool<E: serde::de::Error>(mut self, value: bool) -> Result<(), E> {
-        scalar!(self, value, Element::from_bool(value))
-    }
-
-    fn visit_u64<E: serde::de::Error>(mut self, value: u64) -> Result<(), E> {
-        scalar!(self, value, Element::from_u64(value))
-    }
-
-    fn visit_i64<E: serde::de::Error>(mut self, value: i64) -> Result<(), E> {
-        scalar!(self, value, Element::from_i64(value))
-    }
-
-    fn visit_f64<E: serde::de::Error>(mut self, value: f64) -> Result<(), E> {
-        scalar!(self, format_args!("{value:?}"), Element::from_f64(value))
-    }
-
-    fn visit_str<E: serde::de::Error>(mut self, value: &str) -> Result<(), E> {
-        scalar!(self, format_args!("the string {}", quoted(value)), Element::from_text(value))
-    }
-
-    fn visit_unit<E: serde::de::Error>(mut self) -> Result<(), E> {
-        scalar!(self, "null", Element::from_null())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        self.bare()?;
-        let Self { input, path, axis, outer } = self;
-        if input.is_scalar(axis) {
-            return Err(input.mismatch(axis, "a list"));
+    #[test]
+    fn what_is_no_json_is_told_apart_from_what_does_not_fit() {
+        let abc = abc(DataType::Fp32);
+        // What is ignored may be as deep as it likes: it is skipped without recursion.
+        let deep = format!("{{\"id\":{}1{},\"instances\":[]}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(good(&abc, &deep), "0 rows: [0, 3] Fp32([])");
+        for body in [
+            "",
+            " ",
+            "{",
+            "nope",
+            r#"{"instances":[[1,2,3]"#,
+            r#"{"instances":[[1,2,3]]} x"#,
+            r#"{"instances":[[1,,3]]}"#,
+            r#"{"instances":[[NaN,2,3]]}"#,
+            r#"{"instances":[[1e999,2,3]]}"#,
+            "{\"instances\":[[\"\u{1}\"",
+        ] {
+            assert!(matches!(parse(body.as_bytes(), &abc), Err(Error::Syntax(_))), "{body}");
         }
-        let length = if input.is_leaf(axis) {
-            let read = each!(&mut input.data, values => append(seq, values));
-            read.map_err(|(index, error)| path.column(index, input.features.get(index), error))?
-        } else {
-            let mut length = 0;
-            // The rows of a bare nested list begin at its second axis.
-            let outer = outer && axis == 0;
-            loop {
-                match seq.next_element_seed(Value { input, path, axis: axis + 1, outer }) {
-                    Ok(Some(())) => length += 1,
-                    Ok(None) => break length,
-                    Err(error) => return Err(path.index(length, error)),
-                }
-            }
+        assert!(matches!(parse(b"{\"instances\":[[\"\xff\"]]}", &abc), Err(Error::Syntax(_))));
+        let Err(Error::Syntax(message)) = parse(b"{\"instances\":\n[[1,2,3],]}", &abc) else {
+            panic!("no syntax error")
         };
-        input.settle(axis, length)
+        assert_eq!(message, "trailing comma at line 2 column 10");
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self { input, path, axis, outer } = self;
-        let whole = (outer && input.sole && axis <= 1).then_some(input.spec.name.as_str());
-        let by_feature = axis <= 1 && !input.features.is_empty();
-        if whole.is_none() && !by_feature {
-            return Err(input.mismatch(axis, "an object"));
-        }
-        let what = if by_feature { "feature" } else { "input" };
-        let first = map.next_key_seed(Key { names: &mut input.features, place: 0, whole, what })?;
-        match first {
-            Some(None) => {
-                if outer && axis == 1 {
-                    input.take_form(Form::Named)?;
-                }
-                let name = input.spec.name.as_str();
-                map.next_value_seed(Value { input, path, axis, outer: false })
-                    .map_err(|error| path.name(Some(name), error))?;
-                match map.next_key::<IgnoredAny>()? {
-                    Some(_) => Err(A::Error::custom(format_args!("the model takes no input besides {name:?}"))),
-                    None => Ok(()),
-                }
-            }
-            None if !by_feature => Err(A::Error::custom(format_args!("input {:?} is missing", input.spec.name))),
-            first if axis == 1 => {
-                if outer {
-                    input.take_form(Form::Features)?;
-                }
-                feature_row(input, path, first.flatten(), map)
-            }
-            first => feature_columns(input, path, first.flatten(), map),
-        }
+    #[test]
+    fn a_wide_row_in_any_order_is_found() {
+        let names: Vec<String> = (0..1000).map(|index| format!("f{index}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let wide = signature(vec![spec("x", DataType::Int32, &[-1, 1000], &names)]);
+        let row = |step: usize| {
+            let fields = (0..1000).map(|at| at * step % 1000).map(|index| format!("\"f{index}\":{index}"));
+            format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+        };
+        let body = format!("{{\"instances\":[{},{},{}]}}", row(1), row(7), row(999));
+        let inputs = parse(body.as_bytes(), &wide).expect("the rows fit");
+        let expected: Vec<i32> = (0..3).flat_map(|_| 0..1000).collect();
+        assert_eq!(inputs.tensors[0].data(), &Data::Int32(expected));
     }
-}
 
-/// A row by feature name; its first key is read.
-fn feature_row<'de, A: MapAccess<'de>>(
-    input: &mut Input<'_>,
-    path: &mut Path,
-    first: Option<usize>,
-    mut map: A,
-) -> Result<(), A::Error> {
-    let (width, base) = (input.features.len(), input.data.len());
-    each!(&mut input.data, values => values.resize(base + width, Element::EMPTY));
-    input.seen.resize(width, 0);
-    input.objects += 1;
-    let mut place = 0;
-    let mut next = first;
-    while let Some(column) = next {
-        let name = input.features.get(column);
-        if let Some(seen) = input.seen.get_mut(column)
-            && std::mem::replace(seen, input.objects) == input.objects
-        {
-            return Err(A::Error::custom(format_args!("feature {:?} is there twice", name.unwrap_or_default())));
-        }
-        each!(&mut input.data, values => {
-            let value = map.next_value_seed(Scalar(PhantomData)).map_err(|error| path.name(name, error))?;
-            if let Some(target) = values.get_mut(base + column) {
-                *target = value;
-            }
+    /// Signatures that are odd or absurd: a faulty kind must not bring a worker down.
+    fn signatures() -> Vec<Signature> {
+        vec![
+            abc(DataType::Fp32),
+            abc(DataType::Bytes),
+            two(),
+            signature(vec![spec("x", DataType::Bool, &[-1], &[])]),
+            signature(vec![spec("x", DataType::Int64, &[-1, 2, -1], &["a"])]),
+            signature(vec![spec("x", DataType::Fp64, &[-1, -1], &["a", "a"])]),
+            signature(vec![spec("x", DataType::Fp64, &[-1, 0], &[])]),
+            signature(vec![spec("x", DataType::Fp64, &[], &[])]),
+            signature(vec![]),
+        ]
+    }
+
+    /// Bodies that are nearly right, so that the search gets behind the first brace.
+    fn nearly() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("1".to_owned()),
+            Just("-2.5".to_owned()),
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            Just("\"a\"".to_owned()),
+            Just("1e39".to_owned()),
+            Just("9223372036854775808".to_owned()),
+        ];
+        let value = leaf.prop_recursive(4, 64, 4, |inner| {
+            let key = prop_oneof![Just("a"), Just("b"), Just("c"), Just("x"), Just("word"), Just("y")];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+                prop::collection::vec((key, inner), 0..4).prop_map(|fields| {
+                    let fields = fields.iter().map(|(key, value)| format!("\"{key}\":{value}"));
+                    format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+                }),
+            ]
         });
-        place += 1;
-        next = map.next_key_seed(Key { names: &mut input.features, place, whole: None, what: "feature" })?.flatten();
+        (prop_oneof![Just("instances"), Just("inputs")], value)
+            .prop_map(|(root, value)| format!("{{\"{root}\":{value}}}"))
     }
-    if place < width {
-        let missing = input.seen.iter().position(|seen| *seen != input.objects).and_then(|at| input.features.get(at));
-        return Err(A::Error::custom(format_args!("feature {:?} is missing", missing.unwrap_or_default())));
-    }
-    input.settle(1, width)
-}
 
-/// Columns by feature name; the first key is read.
-fn feature_columns<'de, A: MapAccess<'de>>(
-    input: &mut Input<'_>,
-    path: &mut Path,
-    first: Option<usize>,
-    mut map: A,
-) -> Result<(), A::Error> {
-    let width = input.features.len();
-    let mut columns: Vec<Option<Data>> = (0..width).map(|_| None).collect();
-    let mut rows = None;
-    let mut place = 0;
-    let mut next = first;
-    while let Some(index) = next {
-        let name = input.features.get(index);
-        let mut column = Data::with_capacity(input.spec.datatype, rows.unwrap_or(0));
-        let length = map.next_value_seed(Column { data: &mut column, path }).map_err(|error| path.name(name, error))?;
-        if *rows.get_or_insert(length) != length {
-            let (expected, name) = (count(rows.unwrap_or(0), "value"), name.unwrap_or_default());
-            let message = format!("feature {name:?} has {}, those before it have {expected}", count(length, "value"));
-            return Err(A::Error::custom(message));
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn no_bytes_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
+            for signature in signatures() {
+                let _ = parse(&body, &signature);
+            }
         }
-        if let Some(target) = columns.get_mut(index)
-            && target.replace(column).is_some()
-        {
-            return Err(A::Error::custom(format_args!("feature {:?} is there twice", name.unwrap_or_default())));
-        }
-        place += 1;
-        next = map.next_key_seed(Key { names: &mut input.features, place, whole: None, what: "feature" })?.flatten();
-    }
-    if let Some(missing) = columns.iter().position(Option::is_none) {
-        let name = input.features.get(missing).unwrap_or_default();
-        return Err(A::Error::custom(format_args!("feature {name:?} is missing")));
-    }
-    let rows = rows.unwrap_or(0);
-    each!(&mut input.data, values => interleave(values, columns.into_iter().flatten(), rows));
-    input.settle(1, width)?;
-    input.settle(0, rows)
-}
 
-/// Columns, each of one value a row, to rows.
-fn interleave<T: Element>(rows: &mut Vec<T>, columns: impl Iterator<Item = Data>, length: usize) {
-    let mut columns: Vec<_> = columns.filter_map(T::buffer).map(Vec::into_iter).collect();
-    for _ in 0..length {
-        rows.extend(columns.iter_mut().filter_map(Iterator::next));
-    }
-}
-
-/// One column by feature name: a list of values.
-struct Column<'p> {
-    data: &'p mut Data,
-    path: &'p mut Path,
-}
-
-impl<'de> DeserializeSeed<'de> for Column<'_> {
-    type Value = usize;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Column<'_> {
-    type Value = usize;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a list of {} values, one a row", self.data.datatype())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<usize, A::Error> {
-        let read = each!(self.data, values => append(seq, values));
-        read.map_err(|(index, error)| self.path.index(index, error))
-    }
-}
-
-/// Appends a list of values, and answers how many; an error comes with its index.
-fn append<'de, T: Element, A: SeqAccess<'de>>(mut seq: A, values: &mut Vec<T>) -> Result<usize, (usize, A::Error)> {
-    let mut length = 0;
-    loop {
-        match seq.next_element_seed(Scalar(PhantomData)) {
-            Ok(Some(value)) => values.push(value),
-            Ok(None) => return Ok(length),
-            Err(error) => return Err((length, error)),
-        }
-        length += 1;
-    }
-}
-
-/// One value.
-struct Scalar<T>(PhantomData<T>);
-
-impl<'de, T: Element> DeserializeSeed<'de> for Scalar<T> {
-    type Value = T;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de, T: Element> Visitor<'de> for Scalar<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(expected(T::DATATYPE))
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<T, E> {
-        T::read(T::from_bool(value), value)
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<T, E> {
-        T::read(T::from_u64(value), value)
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<T, E> {
-        T::read(T::from_i64(value), value)
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<T, E> {
-        T::read(T::from_f64(value), format_args!("{value:?}"))
-    }
-
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<T, E> {
-        T::read(T::from_text(value), format_args!("the string {}", quoted(value)))
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<T, E> {
-        T::read(T::from_null(), "null")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<T, A::Error> {
-        T::read(None, "a list")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<T, A::Error> {
-        T::read(None, "an object")
-    }
-}
-
-/// An element of a tensor, and which JSON values it takes.
-trait Element: Sized + Clone {
-    const DATATYPE: DataType;
-    /// What stands in a row until its value is read.
-    const EMPTY: Self;
-
-    /// The buffer, if it is of this element.
-    fn buffer(data: Data) -> Option<Vec<Self>>;
-
-    fn from_bool(_: bool) -> Option<Self> {
-        None
-    }
-    fn from_u64(_: u64) -> Option<Self> {
-        None
-    }
-    fn from_i64(_: i64) -> Option<Self> {
-        None
-    }
-    fn from_f64(_: f64) -> Option<Self> {
-        None
-    }
-    fn from_text(_: &str) -> Option<Self> {
-        None
-    }
-    fn from_null() -> Option<Self> {
-        None
-    }
-
-    fn read<E: serde::de::Error>(value: Option<Self>, got: impl fmt::Display) -> Result<Self, E> {
-        value.ok_or_else(|| E::custom(format_args!("expected {}, got {got}", expected(Self::DATATYPE))))
-    }
-}
-
-/// Declares an element: its datatype, its buffer, its placeholder, and its conversions.
-macro_rules! element {
-    ($type:ty, $datatype:ident, $empty:expr, $($conversion:item),* $(,)?) => {
-        impl Element for $type {
-            const DATATYPE: DataType = DataType::$datatype;
-            const EMPTY: Self = $empty;
-
-            fn buffer(data: Data) -> Option<Vec<Self>> {
-                match data {
-                    Data::$datatype(values) => Some(values),
-                    _ => None,
+        #[test]
+        fn what_is_read_fits_the_signature(body in nearly()) {
+            for signature in signatures() {
+                if let Ok(inputs) = parse(body.as_bytes(), &signature) {
+                    prop_assert!(signature.check_inputs(&inputs.tensors).is_ok());
+                    prop_assert!(inputs.tensors.iter().all(|tensor| tensor.rows() == inputs.rows));
                 }
             }
-
-            $($conversion)*
         }
-    };
-}
 
-element!(
-    bool,
-    Bool,
-    false,
-    fn from_bool(value: bool) -> Option<Self> {
-        Some(value)
+        #[test]
+        fn a_number_arrives_as_it_was_sent(rows in prop::collection::vec(prop::array::uniform3(any::<f32>()), 0..8)) {
+            let finite: Vec<[f32; 3]> = rows.into_iter().filter(|row| row.iter().all(|x| x.is_finite())).collect();
+            let lists = serde_json::to_string(&finite).expect("JSON");
+            let body = format!("{{\"instances\":{lists}}}");
+            let inputs = parse(body.as_bytes(), &abc(DataType::Fp32)).expect("the rows fit");
+            let sent = finite.concat();
+            prop_assert_eq!(inputs.tensors[0].as_f32(), Some(sent.as_slice()));
+        }
     }
-);
-element!(
-    i32,
-    Int32,
-    0,
-    fn from_u64(value: u64) -> Option<Self> {
-        value.try_into().ok()
-    },
-    fn from_i64(value: i64) -> Option<Self> {
-        value.try_into().ok()
-    }
-);
-element!(
-    i64,
-    Int64,
-    0,
-    fn from_u64(value: u64) -> Option<Self> {
-        value.try_into().ok()
-    },
-    fn from_i64(value: i64) -> Option<Self> {
-        Some(value)
-    }
-);
-element!(
-    f32,
-    Fp32,
-    f32::NAN,
-    fn from_u64(value: u64) -> Option<Self> {
-        Some(value as f32)
-    },
-    fn from_i64(value: i64) -> Option<Self> {
-        Some(value as f32)
-    },
-    fn from_f64(value: f64) -> Option<Self> {
-        // JSON has no infinity: one that arises here is a number too large, and would be answered wrongly.
-        Some(value as f32).filter(|value| value.is_finite())
-    },
-    fn from_null() -> Option<Self> {
-        Some(f32::NAN)
-    }
-);
-element!(
-    f64,
-    Fp64,
-    f64::NAN,
-    fn from_u64(value: u64) -> Option<Self> {
-        Some(value as f64)
-    },
-    fn from_i64(value: i64) -> Option<Self> {
-        Some(value as f64)
-    },
-    fn from_f64(value: f64) -> Option<Self> {
-        Some(value)
-    },
-    fn from_null() -> Option<Self> {
-        Some(f64::NAN)
-    }
-);
-element!(
-    String,
-    Bytes,
-    String::new(),
-    fn from_text(value: &str) -> Option<Self> {
-        Some(value.to_owned())
-    }
-);
-
-fn expected(datatype: DataType) -> &'static str {
-    match datatype {
-        DataType::Bool => "true or false (BOOL)",
-        DataType::Int32 => "an integer from -2147483648 to 2147483647 (INT32)",
-        DataType::Int64 => "an integer of 64 bits (INT64)",
-        DataType::Fp32 => "a number up to 3.4e38 or null (FP32)",
-        DataType::Fp64 => "a number or null (FP64)",
-        DataType::Bytes => "a string (BYTES)",
-    }
-}
-
-/// A client's text, cut short and escaped.
-fn quoted(text: &str) -> String {
-    const SHOWN: usize = 40;
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or_default()),
-        None => format!("{text:?}"),
-    }
-}
-
-fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }

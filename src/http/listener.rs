@@ -98,23 +98,164 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdow
 
     // The builder waits for the first bytes without a limit of its own.
     let first = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
         result = served.as_mut() => Some(result),
         () = begun.notified() => None,
-        () = shutdown.cancelled() => None,
         () = sleep(FIRST_HEAD) => Some(Ok(())),
     };
     let result = match first {
         Some(result) => result,
         None => tokio::select! {
-            result = served.as_mut() => result,
+            // The shutdown first: an answer after it says that the connection closes.
+            biased;
             () = shutdown.cancelled() => {
                 served.as_mut().graceful_shutdown();
                 served.await
             }
+            result = served.as_mut() => result,
         },
     };
     if let Err(error) = result {
         // Clients come and go as they like; it is of interest only to who looks for it.
         tracing::debug!(%peer, error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A server with a route that answers when it is told to.
+    struct Server {
+        address: SocketAddr,
+        begun: mpsc::Receiver<()>,
+        finish: Arc<Notify>,
+        shutdown: CancellationToken,
+        served: tokio::task::JoinHandle<io::Result<()>>,
+    }
+
+    impl Server {
+        async fn start(drain: Duration) -> Self {
+            let (begin, begun) = mpsc::channel(1);
+            let finish = Arc::new(Notify::new());
+            let wait = Arc::clone(&finish);
+            let slow = move || async move {
+                begin.send(()).await.expect("the test listens");
+                wait.notified().await;
+                "slow"
+            };
+            let router = Router::new().route("/fast", get(|| async { "fast" })).route("/slow", get(slow));
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let shutdown = CancellationToken::new();
+            let served = tokio::spawn(serve(listener, router, drain, shutdown.clone()));
+            Self { address, begun, finish, shutdown, served }
+        }
+
+        async fn send(&self, path: &str) -> TcpStream {
+            let mut stream = TcpStream::connect(self.address).await.expect("accepted");
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.expect("written");
+            stream
+        }
+
+        async fn ended(self) {
+            self.served.await.expect("no panic").expect("a clean end");
+        }
+    }
+
+    async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(end.as_bytes()) {
+            assert_ne!(stream.read_buf(&mut text).await.expect("read"), 0, "closed early");
+        }
+        String::from_utf8(text).expect("ASCII")
+    }
+
+    async fn read_to_end(stream: &mut TcpStream) -> String {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.expect("a clean end");
+        text
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_survives_the_shutdown() {
+        let mut server = Server::start(Duration::from_secs(600)).await;
+        let mut stream = server.send("/slow").await;
+        server.begun.recv().await.expect("the request is under way");
+        server.shutdown.cancel();
+        server.finish.notify_one();
+        let answer = read_to_end(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("slow"), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+        server.ended().await;
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_kept_until_the_shutdown_closes_it() {
+        let server = Server::start(Duration::from_secs(600)).await;
+        let mut silent = TcpStream::connect(server.address).await.expect("accepted");
+        let mut stream = server.send("/fast").await;
+        read_until(&mut stream, "fast").await;
+        stream.write_all(b"GET /fast HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+        read_until(&mut stream, "fast").await;
+        server.shutdown.cancel();
+        assert_eq!(read_to_end(&mut stream).await, "");
+        assert_eq!(read_to_end(&mut silent).await, "");
+        server.ended().await;
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_end_is_cut_off_after_the_drain() {
+        let mut server = Server::start(Duration::ZERO).await;
+        let mut stream = server.send("/slow").await;
+        server.begun.recv().await.expect("the request is under way");
+        server.shutdown.cancel();
+        assert_eq!(read_to_end(&mut stream).await, "");
+        server.ended().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_no_http_is_refused_and_the_next_is_answered() {
+        let server = Server::start(Duration::from_secs(600)).await;
+        let mut stream = TcpStream::connect(server.address).await.expect("accepted");
+        stream.write_all(b"\x16\x03\x01 this is TLS or nonsense\r\n\r\n").await.expect("written");
+        assert!(read_to_end(&mut stream).await.starts_with("HTTP/1.1 400"));
+        let mut stream = server.send("/fast").await;
+        read_until(&mut stream, "fast").await;
+        server.shutdown.cancel();
+        server.ended().await;
+    }
+
+    #[tokio::test]
+    async fn http2_is_spoken_with_who_begins_with_it() {
+        let server = Server::start(Duration::from_secs(600)).await;
+        let mut stream = TcpStream::connect(server.address).await.expect("accepted");
+        // The preface and an empty SETTINGS frame; a SETTINGS frame is the answer.
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("written");
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.expect("a frame");
+        assert_eq!(head[3], 4);
+        server.shutdown.cancel();
+        drop(stream);
+        server.ended().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_no_whole_head_is_let_go() {
+        let server = Server::start(Duration::from_secs(600)).await;
+        for beginning in [&b""[..], b"PRI * HT", b"GET /fast HTTP/1.1\r\nhost:"] {
+            let mut stream = TcpStream::connect(server.address).await.expect("accepted");
+            stream.write_all(beginning).await.expect("written");
+            // The clock is paused: it runs on to whichever limit comes first.
+            let end = timeout(2 * NEXT_HEAD, read_to_end(&mut stream)).await;
+            assert_eq!(end.as_deref(), Ok(""), "{beginning:?}");
+        }
+        server.shutdown.cancel();
+        server.ended().await;
     }
 }

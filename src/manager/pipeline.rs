@@ -1,0 +1,85 @@
+//! A model's way to readiness, off the manager's task: fetched, then loaded and warmed on a thread of its own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use hotserve_models::Loaders;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::stages::{Announced, Loaded, Refusal, Warm};
+use crate::notification::ModelUpdate;
+use crate::store::{Artifact, Fetcher};
+
+/// How many artifacts are fetched at the same time.
+const FETCHES: usize = 4;
+
+/// Seconds that each stage took.
+pub type Stages = BTreeMap<&'static str, f64>;
+
+/// Makes models ready. Cheap to clone; the loader thread ends with the last clone.
+#[derive(Clone)]
+pub struct Pipeline {
+    fetcher: Arc<Fetcher>,
+    fetches: Arc<Semaphore>,
+    loader: mpsc::Sender<Job>,
+}
+
+/// A model for the loader thread.
+struct Job {
+    artifact: Artifact,
+    announced: Announced,
+    answer: oneshot::Sender<(Result<Warm, Refusal>, Duration, Duration)>,
+}
+
+impl Pipeline {
+    /// Starts the thread that loads and warms, one model at a time; inflated artifacts may have `max_bytes`.
+    pub fn start(fetcher: Arc<Fetcher>, loaders: Loaders, max_bytes: u64) -> std::io::Result<Self> {
+        let (loader, inbox) = mpsc::channel();
+        std::thread::Builder::new().name("loader".to_owned()).spawn(move || work(&inbox, &loaders, max_bytes))?;
+        Ok(Self { fetcher, fetches: Arc::new(Semaphore::new(FETCHES)), loader })
+    }
+
+    /// The whole way. Dropping the future abandons it; what is being loaded then is dropped where it was loaded.
+    pub async fn prepare(&self, model: ModelUpdate, stages: &mut Stages) -> Result<(Artifact, Warm), Refusal> {
+        let artifact = {
+            let _permit = self.fetches.acquire().await.expect("the semaphore is never closed");
+            let begun = Instant::now();
+            let artifact = self.fetcher.fetch(&model.location).await?;
+            stages.insert("fetch", begun.elapsed().as_secs_f64());
+            artifact
+        };
+        let ModelUpdate { format, encoding, signature, golden, .. } = model;
+        let announced = Announced { format, encoding, signature, golden };
+        let warm = self.load(artifact.clone(), announced, stages).await?;
+        Ok((artifact, warm))
+    }
+
+    /// The way from an artifact that is here.
+    pub async fn load(&self, artifact: Artifact, announced: Announced, stages: &mut Stages) -> Result<Warm, Refusal> {
+        let (answer, outcome) = oneshot::channel();
+        let gone = || Refusal::new("panic", "the loader thread is gone");
+        self.loader.send(Job { artifact, announced, answer }).map_err(|_| gone())?;
+        let (result, load, warm) = outcome.await.map_err(|_| gone())?;
+        stages.insert("load", load.as_secs_f64());
+        stages.insert("warm", warm.as_secs_f64());
+        result
+    }
+}
+
+fn work(inbox: &mpsc::Receiver<Job>, loaders: &Loaders, max_bytes: u64) {
+    super::lower_priority();
+    for Job { artifact, announced, answer } in inbox {
+        if answer.is_closed() {
+            // Superseded while it waited.
+            continue;
+        }
+        let begun = Instant::now();
+        let loaded = Loaded::load(&artifact, &announced, loaders, max_bytes);
+        let load = begun.elapsed();
+        let result = loaded.and_then(|loaded| loaded.warm_up(&announced));
+        let warm = begun.elapsed().saturating_sub(load);
+        // Superseded meanwhile: the model is dropped here, off every other path.
+        let _ = answer.send((result, load, warm));
+    }
+}
