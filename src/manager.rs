@@ -384,11 +384,13 @@ impl Manager {
     }
 
     fn swap(&self, states: Vec<ServedState>, models: Vec<ServedModel>) {
+        let replaced: Vec<_> = models.iter().map(|model| model.name.clone()).collect();
         let next = self.swapper.snapshot().with(states, models);
         #[expect(clippy::cast_precision_loss, reason = "a count of swaps")]
         self.metrics.generation.set(next.generation as f64);
         let before = self.swapper.swap(next);
-        self.reaper.retire(before);
+        let gone = replaced.iter().filter_map(|name| before.models.get(name)).cloned().collect();
+        self.reaper.retire(before, gone);
         self.metrics.swaps.increment(1);
         self.metrics.last_swap_timestamp.set(unix_seconds(SystemTime::now()));
     }

@@ -6,13 +6,20 @@ use std::time::Duration;
 
 use metrics::Gauge;
 
-use crate::serving::Snapshot;
+use crate::serving::{ServedModel, Snapshot};
 
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The way to the reaper.
 pub struct Reaper {
-    retired: Sender<Arc<Snapshot>>,
+    retired: Sender<Retired>,
+}
+
+/// A snapshot that was replaced, and the models that went with it: a request may hold its model longer than the
+/// snapshot that it took it from.
+struct Retired {
+    snapshot: Arc<Snapshot>,
+    models: Vec<Arc<ServedModel>>,
 }
 
 impl Reaper {
@@ -25,58 +32,113 @@ impl Reaper {
         Ok(Self { retired })
     }
 
-    /// Hands over a snapshot that was replaced.
-    pub fn retire(&self, snapshot: Arc<Snapshot>) {
+    /// Hands over a snapshot that was replaced, and those of its models that the next one does not have.
+    pub fn retire(&self, snapshot: Arc<Snapshot>, models: Vec<Arc<ServedModel>>) {
         // A reaper that is gone means that the process is going; freeing it here is as good.
-        let _ = self.retired.send(snapshot);
+        let _ = self.retired.send(Retired { snapshot, models });
     }
 }
 
-fn reap(inbox: &Receiver<Arc<Snapshot>>, live: &Gauge) {
+fn reap(inbox: &Receiver<Retired>, live: &Gauge) {
     super::lower_priority();
-    let mut waiting: Vec<Arc<Snapshot>> = Vec::new();
+    let mut snapshots: Vec<Arc<Snapshot>> = Vec::new();
+    let mut models: Vec<Arc<ServedModel>> = Vec::new();
     let mut open = true;
-    while open || !waiting.is_empty() {
-        let newcomer = if waiting.is_empty() {
+    while open || !snapshots.is_empty() || !models.is_empty() {
+        let newcomer = if snapshots.is_empty() && models.is_empty() {
             inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
             inbox.recv_timeout(LOOK)
         };
         match newcomer {
-            Ok(snapshot) => waiting.push(snapshot),
+            Ok(retired) => {
+                snapshots.push(retired.snapshot);
+                models.extend(retired.models);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                open = false;
                 // Readers may hold on for a request's time still.
-                std::thread::sleep(if waiting.is_empty() { Duration::ZERO } else { LOOK });
+                if !open {
+                    std::thread::sleep(LOOK);
+                }
+                open = false;
             }
         }
-        // Nobody can get hold of a retired snapshot anew: once the count is one, it is ours alone.
-        waiting.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        // Nobody can get hold of a retired snapshot anew, nor of a model that no snapshot has: once the count is one,
+        // it is ours alone.
+        snapshots.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        models.retain(|model| Arc::strong_count(model) > 1);
         #[expect(clippy::cast_precision_loss, reason = "a number of snapshots")]
-        live.set(waiting.len() as f64 + 1.0);
+        live.set(snapshots.len() as f64 + 1.0);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
+    use crate::id::{Digest, Rank};
+    use crate::serving::ModelFacts;
+    use hotserve_models::{InferError, Model, Signature, Tensor};
+
+    /// Says on which thread it was freed.
+    struct Witness(Signature, Sender<String>);
+
+    impl Model for Witness {
+        fn signature(&self) -> &Signature {
+            &self.0
+        }
+
+        fn infer(&self, _: &[Tensor]) -> Result<Vec<Tensor>, InferError> {
+            Ok(vec![])
+        }
+
+        fn memory_bytes(&self) -> usize {
+            0
+        }
+
+        fn engine(&self) -> &'static str {
+            "witness"
+        }
+    }
+
+    impl Drop for Witness {
+        fn drop(&mut self) {
+            let thread = std::thread::current().name().unwrap_or_default().to_owned();
+            // The test that does not listen any more has failed.
+            let _ = self.1.send(thread);
+        }
+    }
+
+    fn snapshot(freed: &Sender<String>) -> Arc<Snapshot> {
+        let facts = ModelFacts {
+            name: "m".parse().expect("a name"),
+            rank: Rank::Initial,
+            label: None,
+            format: "witness".parse().expect("a format"),
+            digest: Digest::of(b""),
+            size: 0,
+            published_at: None,
+        };
+        let signature = Signature { inputs: vec![], outputs: vec![] };
+        let model = ServedModel::new(facts, Box::new(Witness(signature, freed.clone())), Duration::ZERO);
+        Arc::new(Snapshot::default().with(vec![], vec![model]))
+    }
 
     #[test]
-    fn a_snapshot_is_freed_by_the_reaper_and_not_before_its_readers_let_go() {
+    fn whoever_holds_on_longest_a_model_is_freed_by_the_reaper() {
         let reaper = Reaper::start(Gauge::noop()).expect("a thread");
-        let snapshot = Arc::new(Snapshot::default());
-        let watch = Arc::downgrade(&snapshot);
-        let reader = Arc::clone(&snapshot);
-        reaper.retire(snapshot);
-        std::thread::sleep(3 * LOOK);
-        assert!(watch.upgrade().is_some(), "a reader has it");
-        drop(reader);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while watch.strong_count() > 0 && Instant::now() < deadline {
-            std::thread::sleep(LOOK);
+        let (freed, heard) = channel();
+        // A reader may have taken the snapshot, or only a model out of it.
+        let take_model = |snapshot: &Arc<Snapshot>| Arc::clone(snapshot.model("m").expect("it has one"));
+        for takes_snapshot in [true, false] {
+            let snapshot = snapshot(&freed);
+            let held_snapshot = takes_snapshot.then(|| Arc::clone(&snapshot));
+            let held_model = (!takes_snapshot).then(|| take_model(&snapshot));
+            let models = vec![take_model(&snapshot)];
+            reaper.retire(snapshot, models);
+            assert!(heard.recv_timeout(3 * LOOK).is_err(), "a reader has it");
+            drop((held_snapshot, held_model));
+            assert_eq!(heard.recv_timeout(Duration::from_secs(10)).as_deref(), Ok("reaper"));
         }
-        assert_eq!(watch.strong_count(), 0);
     }
 }
