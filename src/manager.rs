@@ -384,7 +384,7 @@ impl Manager {
     }
 
     fn swap(&self, states: Vec<ServedState>, models: Vec<ServedModel>) {
-        let replaced: Vec<_> = models.iter().map(|model| model.name.clone()).collect();
+        let replaced: Vec<_> = models.iter().map(|model| model.facts.name.clone()).collect();
         let next = self.swapper.snapshot().with(states, models);
         #[expect(clippy::cast_precision_loss, reason = "a count of swaps")]
         self.metrics.generation.set(next.generation as f64);

@@ -36,7 +36,7 @@ impl Snapshot {
         let mut next =
             Self { generation: self.generation + 1, states: self.states.clone(), models: self.models.clone() };
         next.states.extend(states.into_iter().map(|state| (state.key.clone(), Arc::new(state))));
-        next.models.extend(models.into_iter().map(|model| (model.name.clone(), Arc::new(model))));
+        next.models.extend(models.into_iter().map(|model| (model.facts.name.clone(), Arc::new(model))));
         next
     }
 
@@ -80,24 +80,12 @@ impl ServedState {
 
 /// A model, with everything about its answers prepared.
 pub struct ServedModel {
-    /// Its slot.
-    pub name: ModelName,
-    /// What put it there.
-    pub rank: Rank,
-    /// A person's name for the version.
-    pub label: Option<String>,
-    /// Which kind of model.
-    pub format: Format,
-    /// The digest of the artifact, as it lay in the store.
-    pub digest: Digest,
-    /// The size of the artifact in bytes, as it lay in the store.
-    pub size: u64,
+    /// What it is.
+    pub facts: ModelFacts,
     /// The model itself.
     pub model: Box<dyn Model>,
     /// What one row costs, measured at warm-up: decides where a request is computed.
     pub row_cost: Duration,
-    /// When its producer published it.
-    pub published_at: Option<Timestamp>,
     /// When it was prepared for serving here.
     pub applied_at: SystemTime,
     /// The values of `x-model-name`, `x-model-version` and `x-model-digest`.
@@ -126,9 +114,9 @@ pub struct ModelFacts {
     pub label: Option<String>,
     /// Which kind of model.
     pub format: Format,
-    /// The digest of the artifact.
+    /// The digest of the artifact, as it lay in the store.
     pub digest: Digest,
-    /// The size of the artifact in bytes.
+    /// The size of the artifact in bytes, as it lay in the store.
     pub size: u64,
     /// When its producer published it.
     pub published_at: Option<Timestamp>,
@@ -137,32 +125,19 @@ pub struct ModelFacts {
 impl ServedModel {
     /// Prepares a warm model's answers.
     pub fn new(facts: ModelFacts, model: Box<dyn Model>, row_cost: Duration) -> Self {
-        let ModelFacts { name, rank, label, format, digest, size, published_at } = facts;
+        let ModelFacts { name, rank, digest, .. } = &facts;
         let version = match rank.version() {
             Some(version) => version.to_string(),
             // A sequence number is no JSON number.
             None => format!("\"{rank}\""),
         };
-        let tail = format!(",\"model\":{{\"name\":\"{name}\",\"version\":{version}}}}}");
+        let answer_tail = format!(",\"model\":{{\"name\":\"{name}\",\"version\":{version}}}}}").into();
         let headers = ModelHeaders {
             name: header(name.as_str()),
             version: header(&rank.to_string()),
             digest: header(&format!("sha256:{digest}")),
         };
-        Self {
-            name,
-            rank,
-            label,
-            format,
-            digest,
-            size,
-            model,
-            row_cost,
-            published_at,
-            applied_at: SystemTime::now(),
-            headers,
-            answer_tail: tail.into(),
-        }
+        Self { facts, model, row_cost, applied_at: SystemTime::now(), headers, answer_tail }
     }
 }
 

@@ -26,8 +26,7 @@ const TARGET_LABELS: &[&str] = &["job", "instance"];
 /// Metrics that no panel and no alert needs, each with the reason.
 const UNSHOWN: &[(&str, &str)] = &[];
 /// Units of Grafana that the dashboard may use; a misspelt one would be shown as text behind the number.
-const UNITS: &[&str] =
-    &["none", "short", "percentunit", "s", "bytes", "Bps", "reqps", "ops", "cps", "dateTimeFromNow"];
+const UNITS: &[&str] = &["none", "short", "percentunit", "s", "bytes", "Bps", "reqps", "ops", "cps", "dateTimeFromNow"];
 /// Columns that a panel needs to be legible on a screen 1280 pixels wide, of which Grafana makes 24.
 const NARROWEST: &[(&str, u64)] = &[("stat", 4), ("timeseries", 8), ("table", 9)];
 
@@ -257,7 +256,7 @@ fn unknown(expr: &str, recorded: &[String]) -> Vec<String> {
             let regex = sign.ends_with('~');
             for alternative in value.split('|').filter(|_| !values.is_empty()) {
                 let fits = |value: &&str| if regex { matches_whole(alternative, value) } else { *value == alternative };
-                if !values.iter().any(|value| fits(&value)) {
+                if !values.iter().any(&fits) {
                     wrong.push(format!("{metric} has no {label} like {alternative}"));
                 }
             }
@@ -337,7 +336,8 @@ fn unknown_in_panels(json: &str) -> Vec<String> {
     }
     for variable in list(&dashboard, "/templating/list").iter().filter(|it| text(it, "/type") == "query") {
         let expr = label_values(text(variable, "/query")).map_or("", |(expr, _)| expr);
-        wrong.extend(unknown(expr, &[]).into_iter().map(|what| format!("variable {}: {what}", text(variable, "/name"))));
+        wrong
+            .extend(unknown(expr, &[]).into_iter().map(|what| format!("variable {}: {what}", text(variable, "/name"))));
     }
     wrong
 }
@@ -362,7 +362,8 @@ fn lint(json: &str) -> Vec<String> {
         && text(sources[0], "/label") == "Data source"
         && text(sources[0], "/query") == "prometheus";
     expect(fine, "template-datasource-rule", "one variable, datasource, of type prometheus");
-    for (rule, name, label) in [("template-job-rule", "job", "Job"), ("template-instance-rule", "instance", "Instance")] {
+    for (rule, name, label) in [("template-job-rule", "job", "Job"), ("template-instance-rule", "instance", "Instance")]
+    {
         let fine = variables.iter().any(|it| {
             text(it, "/name") == name
                 && text(it, "/label") == label
@@ -400,7 +401,8 @@ fn lint(json: &str) -> Vec<String> {
             let place = format!("{title}: {expr}");
             let query = parse(expr);
             let pairs = [('(', ')'), ('{', '}'), ('[', ']')];
-            let balanced = pairs.iter().all(|(open, close)| expr.matches(*open).count() == expr.matches(*close).count());
+            let balanced =
+                pairs.iter().all(|(open, close)| expr.matches(*open).count() == expr.matches(*close).count());
             expect(balanced && !query.selectors.is_empty(), "target-promql-rule", &place);
             expect(templated(target), "each target has the panel's data source", &place);
             for Selector { metric, matchers, range } in &query.selectors {
@@ -417,8 +419,13 @@ fn lint(json: &str) -> Vec<String> {
         }
     }
     expect(dashboard["editable"] == false, "uneditable-dashboard-rule", "editable is false");
-    let portable = dashboard["id"].is_null() && dashboard.get("__inputs").is_none() && dashboard["uid"] == "hotserve-overview";
-    expect(portable && dashboard["schemaVersion"] == 39, "a file to provision has a fixed uid, no id and no inputs", "");
+    let portable =
+        dashboard["id"].is_null() && dashboard.get("__inputs").is_none() && dashboard["uid"] == "hotserve-overview";
+    expect(
+        portable && dashboard["schemaVersion"] == 39,
+        "a file to provision has a fixed uid, no id and no inputs",
+        "",
+    );
     wrong
 }
 
@@ -601,7 +608,7 @@ fn a_renamed_metric_label_or_value_is_found() {
 fn a_metric_that_is_shown_nowhere_is_found() {
     let json = read("overview.json").replace("hotserve_stream_shards", "hotserve_stream_gaps_total");
     let found = unshown(&json, &read("alerts.yaml"));
-    assert_eq!(found, ["hotserve_stream_shards is on no panel and in no alert"]);
+    assert!(found.contains(&"hotserve_stream_shards is on no panel and in no alert".to_owned()), "{found:?}");
 }
 
 #[test]
@@ -617,9 +624,17 @@ fn a_dashboard_that_breaks_a_rule_is_found() {
         ("\"unit\": \"reqps\"", "\"unit\": \"req/s\"", "panel-units-rule"),
         ("[$__rate_interval]", "[5m]", "target-rate-interval-rule"),
         ("sum(hotserve_ready{job=~\\\"$job\\\",", "sum(hotserve_ready{", "target-job-rule"),
-        ("sum(hotserve_ready{job=~\\\"$job\\\",instance=~\\\"$instance\\\"", "sum(hotserve_ready{job=~\\\"$job\\\"", "target-instance-rule"),
+        (
+            "sum(hotserve_ready{job=~\\\"$job\\\",instance=~\\\"$instance\\\"",
+            "sum(hotserve_ready{job=~\\\"$job\\\"",
+            "target-instance-rule",
+        ),
         ("sum(hotserve_ready", "sum((hotserve_ready", "target-promql-rule"),
-        ("sum(hotserve_ready{job=~\\\"$job\\\"", "sum(hotserve_swaps_total{job=~\\\"$job\\\"", "target-counter-agg-rule"),
+        (
+            "sum(hotserve_ready{job=~\\\"$job\\\"",
+            "sum(hotserve_swaps_total{job=~\\\"$job\\\"",
+            "target-counter-agg-rule",
+        ),
         ("\"editable\": false", "\"editable\": true", "uneditable-dashboard-rule"),
         ("\"id\": null", "\"id\": 7", "a file to provision"),
     ];
@@ -638,7 +653,9 @@ fn an_alert_without_a_cure_or_a_case_is_found() {
     let (yaml, readme, cases) = (read("alerts.yaml"), read("README.md"), read("alerts_test.yaml"));
     let (heading, name) = ("### HotserveStreamGap", "alertname: HotserveStreamGap");
     breaks(&readme, heading, "### StreamGap", "no cure", |readme| uncured(&yaml, readme, &cases));
-    breaks(&yaml, "alert: HotserveStreamGap", "alert: HotserveHole", "is no alert", |yaml| uncured(yaml, &readme, &cases));
+    breaks(&yaml, "alert: HotserveStreamGap", "alert: HotserveHole", "is no alert", |yaml| {
+        uncured(yaml, &readme, &cases)
+    });
     breaks(&yaml, "#hotservestreamgap", "#gap", "does not point at", |yaml| uncured(yaml, &readme, &cases));
     breaks(&yaml, "severity: page", "severity: high", "no severity", |yaml| uncured(yaml, &readme, &cases));
     breaks(&cases, name, "alertname: Hole", "in which it fires", |cases| uncured(&yaml, &readme, cases));

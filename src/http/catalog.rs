@@ -71,16 +71,16 @@ impl<'a> From<&'a ServedModel> for ModelRow<'a> {
     fn from(served: &'a ServedModel) -> Self {
         let signature = served.model.signature();
         Self {
-            name: served.name.as_str(),
-            version: (&served.rank).into(),
-            label: served.label.as_deref(),
-            format: served.format.as_str(),
+            name: served.facts.name.as_str(),
+            version: (&served.facts.rank).into(),
+            label: served.facts.label.as_deref(),
+            format: served.facts.format.as_str(),
             engine: served.model.engine(),
-            digest: served.digest,
-            size_bytes: served.size,
+            digest: served.facts.digest,
+            size_bytes: served.facts.size,
             memory_bytes: served.model.memory_bytes(),
             row_cost_us: served.row_cost.as_secs_f64() * 1e6,
-            published_at: served.published_at,
+            published_at: served.facts.published_at,
             applied_at: timestamp(served.applied_at),
             inputs: &signature.inputs,
             outputs: &signature.outputs,

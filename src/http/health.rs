@@ -52,7 +52,7 @@ pub(super) async fn metrics(State(http): State<Arc<Http>>) -> Response {
     http.metrics.ready.set(if ready { 1.0 } else { 0.0 });
 
     let mut models: Vec<_> = snapshot.models.values().collect();
-    models.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    models.sort_unstable_by(|a, b| a.facts.name.cmp(&b.facts.name));
     let mut states: Vec<_> = snapshot.states.values().collect();
     states.sort_unstable_by(|a, b| a.key.cmp(&b.key));
     let stream = http.status.stream();
@@ -60,13 +60,14 @@ pub(super) async fn metrics(State(http): State<Arc<Http>>) -> Response {
     let mut scraped = Scraped::default();
     let lags = stream.lag_ms.iter().map(|(shard, ms)| ([shard.as_str()], *ms as f64 / 1e3));
     scraped.write("hotserve_stream_lag_seconds", lags);
-    let facts: Vec<_> = models.iter().map(|model| (model.rank.to_string(), model.digest.to_string())).collect();
+    let facts: Vec<_> =
+        models.iter().map(|model| (model.facts.rank.to_string(), model.facts.digest.to_string())).collect();
     let info = models.iter().zip(&facts).map(|(model, (version, digest))| {
-        ([model.name.as_str(), version.as_str(), digest.as_str(), model.format.as_str()], 1.0)
+        ([model.facts.name.as_str(), version.as_str(), digest.as_str(), model.facts.format.as_str()], 1.0)
     });
     scraped.write("hotserve_model_info", info);
-    let named = || models.iter().map(|model| (model, [model.name.as_str()]));
-    scraped.write("hotserve_model_version", named().map(|(model, name)| (name, number(&model.rank))));
+    let named = || models.iter().map(|model| (model, [model.facts.name.as_str()]));
+    scraped.write("hotserve_model_version", named().map(|(model, name)| (name, number(&model.facts.rank))));
     scraped
         .write("hotserve_model_memory_bytes", named().map(|(model, name)| (name, model.model.memory_bytes() as f64)));
     scraped.write(

@@ -252,7 +252,7 @@ fn bad_input(detail: String) -> Problem {
 
 /// A fault of the model. The client learns that there was one, the log what it was.
 fn failed(model: &ServedModel, error: &str) -> Problem {
-    let (name, version) = (&model.name, &model.rank);
+    let (name, version) = (&model.facts.name, &model.facts.rank);
     tracing::error!(model = %name, version = %version, error, "a prediction failed");
     let detail = format!("model {name:?} version {version} failed on an input that fits it");
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "inference_failed", detail)
