@@ -87,6 +87,8 @@ struct Update {
     record: Record,
     taken_in: Instant,
     arrived: SystemTime,
+    /// Whether it came after the start was caught up with: how long it took to be served says something.
+    live: bool,
 }
 
 impl Update {
@@ -246,8 +248,15 @@ impl Manager {
         }
         self.next_update += 1;
         let arrived = SystemTime::UNIX_EPOCH + Duration::from_millis(record.position.arrival_ms);
-        let update =
-            Arc::new(Update { id: self.next_update, notification, parts, record, taken_in: Instant::now(), arrived });
+        let update = Arc::new(Update {
+            id: self.next_update,
+            notification,
+            parts,
+            record,
+            taken_in: Instant::now(),
+            arrived,
+            live: self.caught_up,
+        });
         let leader = update.leader().clone();
         let mark = update.parts.iter().find(|(slot, _)| *slot == leader).map(|(_, mark)| mark.clone());
         let mark = mark.expect("the leader is a part");
@@ -399,23 +408,25 @@ impl Manager {
         let now = SystemTime::now();
         let since = |then| now.duration_since(then).unwrap_or(Duration::ZERO).as_secs_f64();
         let fresh = since(update.published());
-        stages.insert("stream", (fresh - update.taken_in.elapsed().as_secs_f64()).max(0.0));
+        if update.live {
+            stages.insert("stream", (fresh - update.taken_in.elapsed().as_secs_f64()).max(0.0));
+        }
         for (stage, seconds) in &stages {
             self.metrics.swap_stage_duration.get(stage).record(*seconds);
         }
-        for (slot, _) in &parts {
+        for (slot, _) in parts.iter().filter(|_| update.live) {
             self.metrics.publish_to_serving.get(slot.kind()).record(fresh);
         }
         let served = parts.into_iter().map(|(slot, mark)| (slot, mark.rank.to_string()));
         let entry = Entry {
             digest: digest.map(|digest| digest.to_string()),
             sequence_number: Some(update.record.position.sequence.to_string()),
-            publish_to_serving_seconds: Some(fresh),
+            publish_to_serving_seconds: update.live.then_some(fresh),
             stages,
             ..Entry::new("applied", served)
         };
         #[expect(clippy::cast_possible_truncation, reason = "milliseconds for a person")]
-        let publish_to_serving_ms = (fresh * 1e3) as i64;
+        let publish_to_serving_ms = update.live.then_some((fresh * 1e3) as i64);
         tracing::info!(
             slots = %entry.slots.join(" and "),
             versions = %entry.versions.join(" and "),

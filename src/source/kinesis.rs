@@ -84,6 +84,7 @@ impl KinesisSource {
             if begun.elapsed() > LONGEST_PAUSE_FOR_PEOPLE {
                 pace.on_success();
             }
+            self.context.count(fault.kind);
             let pause = pace.on_fault(self.context.longest_pause(fault.kind));
             self.context.trouble(&fault);
             tokio::time::sleep(pause).await;
@@ -233,6 +234,7 @@ impl<'a> Session<'a> {
                         Ok(()) => jittered(RELIST),
                         Err(fault) if matches!(fault.kind, FaultKind::NotFound) => return Err(fault),
                         Err(fault) => {
+                            self.context.count(fault.kind);
                             self.context.trouble(&fault);
                             jittered(Duration::from_secs(2))
                         }
@@ -298,6 +300,19 @@ impl Context {
     fn contact(&self) {
         self.metrics.stream_last_poll_timestamp.set(crate::metrics::unix_seconds(std::time::SystemTime::now()));
         self.status.stream_contact();
+    }
+
+    /// Counts a call that was not answered as asked.
+    fn count(&self, kind: FaultKind) {
+        let outcome = match kind {
+            FaultKind::Throttled => "throttled",
+            FaultKind::ExpiredIterator => "expired",
+            FaultKind::InvalidArgument => "invalid",
+            FaultKind::NotFound => "not_found",
+            FaultKind::Denied => "denied",
+            FaultKind::Credentials | FaultKind::Config | FaultKind::NotReady | FaultKind::Unavailable => "failed",
+        };
+        self.metrics.stream_polls.get(&[outcome]).increment(1);
     }
 
     /// Says once what is wrong, and its cure.

@@ -63,7 +63,7 @@ impl Reader {
                         Ok(page) => {
                             refusals = 0;
                             pace.on_success();
-                            self.count("ok");
+                            self.context.metrics.stream_polls.get(&["ok"]).increment(1);
                             self.context.metrics.stream_poll_interval.set(pace.interval().as_secs_f64());
                             match self.on_page(page).await {
                                 Some(outcome) => return outcome,
@@ -76,13 +76,15 @@ impl Reader {
                 }
             };
             let Err(fault) = result else { continue };
+            if !matches!(fault.kind, FaultKind::NotFound) {
+                // A lost stream is counted once, by the session.
+                self.context.count(fault.kind);
+            }
             match fault.kind {
                 FaultKind::ExpiredIterator => {
-                    self.count("expired");
                     self.cursor.on_expired();
                 }
                 FaultKind::InvalidArgument if refusals < REFUSALS => {
-                    self.count("invalid");
                     refusals += 1;
                     if self.cursor.on_invalid() {
                         self.context.metrics.stream_gaps.increment(1);
@@ -91,16 +93,13 @@ impl Reader {
                     tokio::time::sleep(pace.pause(false)).await;
                 }
                 FaultKind::NotFound | FaultKind::InvalidArgument => {
-                    self.count("not_found");
                     return Outcome::Lost(fault);
                 }
                 FaultKind::Throttled => {
-                    self.count("throttled");
                     pace.on_throttle();
                     tokio::time::sleep(pace.pause(self.cursor.at_tip())).await;
                 }
                 kind => {
-                    self.count(if kind == FaultKind::Denied { "denied" } else { "failed" });
                     let pause = pace.on_fault(self.context.longest_pause(kind));
                     self.context.trouble(&fault);
                     tokio::time::sleep(pause).await;
@@ -134,9 +133,5 @@ impl Reader {
             let _ = self.reports.send(Report { shard: self.shard.clone(), found });
         }
         (step.ended || self.cursor.ask() == Ask::Done).then_some(Outcome::Ended)
-    }
-
-    fn count(&self, outcome: &'static str) {
-        self.context.metrics.stream_polls.get(&[outcome]).increment(1);
     }
 }
