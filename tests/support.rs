@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,8 +10,12 @@ use hotserve::app::{Adapters, App, Boards};
 use hotserve::aws::Aws;
 use hotserve::config::{HumanDuration, Settings};
 use hotserve::embedded::{self, Embedded};
+use hotserve::http::Http;
 use hotserve::id::Digest;
 use hotserve::publisher::{Publisher, Receipt};
+use hotserve::source::memory::{Feeder, MemorySource};
+use hotserve::store::memory::MemoryStore;
+use hotserve_models::Loaders;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client as HyperClient;
@@ -65,7 +70,7 @@ impl Cloud {
     }
 
     pub fn kinesis(&self) -> aws_sdk_kinesis::Client {
-        self.aws.kinesis(hotserve::aws::Retries::Standard, &std::sync::Arc::default())
+        self.aws.kinesis(hotserve::aws::Retries::Standard, &Arc::default())
     }
 
     /// Puts a message as it is.
@@ -124,6 +129,7 @@ pub fn constant_model(value: u64) -> Vec<u8> {
 pub struct Server {
     pub addr: SocketAddr,
     pub client: Client,
+    pub http: Arc<Http>,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), hotserve::app::Error>>,
 }
@@ -133,11 +139,28 @@ impl Server {
         let config = settings.validate().unwrap();
         let boards = Boards::default();
         let adapters = Adapters::aws(aws, &config, &boards);
-        let app = App::bind(config, adapters, boards).await.unwrap();
-        let addr = app.addr();
-        let shutdown = CancellationToken::new();
+        Self::run(App::bind(config, adapters, boards).await.unwrap())
+    }
+
+    /// A server that is fed by hand, much faster than any stream is polled.
+    pub async fn fed() -> (Self, Feeder) {
+        let settings = Settings {
+            stream: Some("memory".to_owned()),
+            host: Some([127, 0, 0, 1].into()),
+            port: Some(0),
+            ..Settings::default()
+        };
+        let (source, feeder) = MemorySource::new();
+        let adapters =
+            Adapters { source: Box::new(source), s3: Arc::new(MemoryStore::default()), loaders: Loaders::bundled() };
+        let app = App::bind(settings.validate().unwrap(), adapters, Boards::default()).await.unwrap();
+        (Self::run(app), feeder)
+    }
+
+    fn run(app: App) -> Self {
+        let (addr, http, shutdown) = (app.addr(), app.http(), CancellationToken::new());
         let task = tokio::spawn(app.run(shutdown.clone()));
-        Self { addr, client: Client::to(addr), shutdown, task }
+        Self { addr, client: Client::to(addr), http, shutdown, task }
     }
 
     pub async fn ready(self) -> Self {

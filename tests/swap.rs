@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use http::StatusCode;
 use serde_json::json;
 
-use crate::support::{Client, Cloud, constant_model, until};
+use crate::support::{Client, Cloud, Server, constant_model, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_changes_the_state_and_a_model_changes_the_answer() {
@@ -187,16 +187,33 @@ async fn a_thousand_swaps_under_eight_readers_fail_no_request_and_go_never_back(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_and_a_model_of_one_message_are_never_seen_apart() {
-    let cloud = Cloud::start(1).await;
-    let server = cloud.server().await.ready().await;
-    cloud.put(pair(1)).await;
-    server.until_state(1).await;
+    let (server, feeder) = Server::fed().await;
+    let server = server.ready().await;
+    let served = async |version: u64| {
+        until("the pair", async || {
+            // No pause between looks: as many swaps as can be.
+            for _ in 0..10_000 {
+                let snapshot = server.http.serving.snapshot();
+                if snapshot.state("default").is_some_and(|state| state.version == version.to_string().as_str()) {
+                    return Some(());
+                }
+                drop(snapshot);
+                tokio::task::yield_now().await;
+            }
+            None
+        })
+        .await;
+    };
+    feeder.put(pair(1)).await;
+    served(1).await;
     let readers = Readers::start(server.addr, 8, true);
-    for version in 2..200 {
-        cloud.put(pair(version)).await;
+    for version in 2..=3000 {
+        feeder.put(pair(version)).await;
+        served(version).await;
     }
-    server.until_state(199).await;
-    assert!(readers.finish().await > 100);
+    let requests = readers.finish().await;
+    assert!(requests > 100, "{requests} requests are no load");
+    println!("{requests} requests over 3,000 swaps of a pair");
     server.stop().await;
 }
 
