@@ -100,6 +100,12 @@ impl Aws {
         if let Some(endpoints) = &self.endpoints {
             builder = builder.endpoint_url(&endpoints.s3);
         }
+        if retries == Retries::Standard {
+            // An attempt includes the upload, which takes what it takes; a stalled one is found by its throughput.
+            let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT);
+            builder = builder
+                .timeout_config(timeouts.disable_operation_attempt_timeout().disable_operation_timeout().build());
+        }
         aws_sdk_s3::Client::from_conf(builder.build())
     }
 
@@ -133,9 +139,11 @@ impl Aws {
     }
 }
 
+const CONNECT: Duration = Duration::from_secs(3);
+
 fn timeouts() -> TimeoutConfig {
     TimeoutConfig::builder()
-        .connect_timeout(Duration::from_secs(3))
+        .connect_timeout(CONNECT)
         .operation_attempt_timeout(Duration::from_secs(10))
         .operation_timeout(Duration::from_secs(30))
         .build()
@@ -270,7 +278,9 @@ impl Fault {
             | "KMSInvalidStateException"
             | "KMSNotFoundException"
             | "KMSOptInRequired"
-            | "AllAccessDisabled" => FaultKind::Denied,
+            | "AllAccessDisabled"
+            | "PermanentRedirect"
+            | "InvalidObjectState" => FaultKind::Denied,
             "UnrecognizedClientException"
             | "InvalidClientTokenId"
             | "InvalidAccessKeyId"

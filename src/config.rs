@@ -72,7 +72,7 @@ pub struct Settings {
     /// Largest message, before and after it is inflated [default: 10MiB]
     #[arg(long, env = "HOTSERVE_MAX_MESSAGE", value_name = "SIZE")]
     pub max_message: Option<Size>,
-    /// How long to keep trying to fetch an artifact [default: 10m]
+    /// How long to keep trying to fetch an artifact before its slot's next best gets its turn [default: 1m]
     #[arg(long, env = "HOTSERVE_FETCH_DEADLINE", value_name = "DURATION")]
     pub fetch_deadline: Option<HumanDuration>,
     /// Largest body of a request [default: 8MiB]
@@ -159,7 +159,7 @@ impl Settings {
                 cache_dir: self.cache_dir,
                 allow,
                 max_artifact: self.max_artifact.map_or(4 << 30, |size| size.0),
-                fetch_deadline: self.fetch_deadline.map_or(Duration::from_secs(600), |deadline| deadline.0),
+                fetch_deadline: self.fetch_deadline.map_or(Duration::from_secs(60), |deadline| deadline.0),
             },
             message: MessageConfig {
                 max_bytes: usize::try_from(self.max_message.map_or(10 << 20, |size| size.0)).unwrap_or(usize::MAX),

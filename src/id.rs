@@ -350,7 +350,8 @@ impl fmt::Display for Slot {
 /// several shards or producers write one slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// When the stream was created, in milliseconds since 1970: a stream deleted and made anew is a new era.
+    /// When the stream was created, in milliseconds since 1970: a stream deleted and made anew is a new era. 0 where
+    /// that may not be asked.
     pub era: u64,
     /// When the record arrived, in milliseconds since 1970, never less than a record's before it in the lineage.
     pub arrival_ms: u64,
@@ -361,9 +362,13 @@ pub struct Position {
 }
 
 impl Position {
+    /// The era of a stream whose creation time may not be asked for: it is not compared.
+    pub const UNKNOWN_ERA: u64 = 0;
+
     /// Whether this record is after the other, as far as the stream can tell.
     pub fn is_after(&self, other: &Self) -> bool {
-        let order = if self.era != other.era {
+        let known = self.era != Self::UNKNOWN_ERA && other.era != Self::UNKNOWN_ERA;
+        let order = if known && self.era != other.era {
             self.era.cmp(&other.era)
         } else if self.shard == other.shard {
             self.sequence.cmp(&other.sequence)
@@ -468,5 +473,6 @@ mod tests {
         assert!(at(1, 5, "s-0", "10").is_after(&at(1, 9, "s-0", "9")), "the clock is not asked within a shard");
         assert!(at(1, 9, "s-0", "1").is_after(&at(1, 5, "s-1", "10")));
         assert!(!at(1, 5, "s-0", "1").is_after(&at(1, 5, "s-0", "1")));
+        assert!(at(0, 5, "s-0", "2").is_after(&at(9, 5, "s-0", "1")), "an unknown era is not compared");
     }
 }

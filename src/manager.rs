@@ -22,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hotserve_models::Loaders;
 use jiff::Timestamp;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,10 @@ use crate::store::{Artifact, Cache, Fetcher};
 
 /// How many slots there may be: a producer that makes up keys must not fill the memory.
 const MAX_SLOTS: usize = 10_000;
+/// How long until what could not be had is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+/// How long readiness waits for the models that were announced before the start.
+const READY_PATIENCE: Duration = Duration::from_secs(120);
 /// With a last known good, how long to wait for the stream before answering with that.
 const CATCH_UP_GRACE: Duration = Duration::from_secs(5);
 
@@ -76,6 +81,10 @@ pub struct Manager {
     next_update: u64,
     caught_up: bool,
     ready: bool,
+    /// The slots whose first content readiness waits for.
+    awaited: HashSet<Slot>,
+    /// Updates that were refused once for a reason of the moment: they are not said again.
+    deferred: HashSet<u64>,
 }
 
 /// A message on its way.
@@ -139,7 +148,7 @@ impl Manager {
         let pipeline = Pipeline::start(Arc::clone(&fetcher), options.loaders.clone(), options.max_artifact)?;
         let mut books: HashMap<Slot, Book<Arc<Update>>> = HashMap::new();
         if let Some(slot) = &options.initial_slot {
-            let mark = Mark { rank: Rank::Initial, content: Digest::of(b"") };
+            let mark = Mark { rank: Rank::Initial, content: Digest::of(b""), announcement: Digest::of(b"") };
             books.entry(slot.clone()).or_default().serve(mark);
         }
         Ok(Self {
@@ -159,6 +168,8 @@ impl Manager {
             next_update: 0,
             caught_up: false,
             ready: false,
+            awaited: HashSet::new(),
+            deferred: HashSet::new(),
         })
     }
 
@@ -167,6 +178,8 @@ impl Manager {
         let restored = self.restore().await;
         let grace = tokio::time::sleep(CATCH_UP_GRACE);
         tokio::pin!(grace);
+        let mut retry = tokio::time::interval(RETRY);
+        let mut patience = None;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -178,14 +191,27 @@ impl Manager {
                             self.take_in(record);
                         }
                     }
-                    Some(SourceEvent::CaughtUp) => self.caught_up = true,
+                    Some(SourceEvent::CaughtUp) => {
+                        self.caught_up = true;
+                        self.advance();
+                        self.awaited = self.work.keys().cloned().collect();
+                        patience = Some(Instant::now() + READY_PATIENCE);
+                    }
                     None => break,
                 },
+                _ = retry.tick() => self.books.values_mut().for_each(Book::revive),
                 () = &mut grace, if restored && !self.ready => {
                     self.become_ready("from the last known good; the stream has not caught up yet");
                 }
             }
             self.advance();
+            if self.caught_up && !self.ready {
+                if self.awaited.is_empty() {
+                    self.become_ready("caught up with the stream");
+                } else if patience.is_some_and(|patience| Instant::now() > patience) {
+                    self.become_ready("without models that take long to come");
+                }
+            }
         }
         for work in self.work.values() {
             work.abort.abort();
@@ -212,7 +238,8 @@ impl Manager {
         let mut parts = Vec::new();
         for (slot, version) in notification.slots() {
             let rank = version.map_or_else(|| Rank::Stream(record.position.clone()), Rank::Version);
-            let mark = Mark { rank, content: content(&slot, &notification) };
+            let mark =
+                Mark { rank, content: content(&slot, &notification), announcement: announcement(&slot, &notification) };
             let verdict = match self.books.get(&slot) {
                 Some(book) => book.judge(&mark),
                 None if self.books.len() >= MAX_SLOTS => {
@@ -222,7 +249,7 @@ impl Manager {
                 None => Verdict::Admit,
             };
             match verdict {
-                Verdict::Admit => parts.push((slot, mark)),
+                Verdict::Admit | Verdict::Correction => parts.push((slot, mark)),
                 Verdict::Duplicate => self.count(&slot, "duplicate"),
                 Verdict::Stale => self.count(&slot, "stale"),
                 Verdict::Conflict => {
@@ -286,11 +313,8 @@ impl Manager {
                 None => self.commit(&update, None, Stages::new()),
             }
         }
-        if !self.ready {
-            match self.work.iter().next() {
-                Some((slot, _)) => self.status.waiting_for(format!("{slot} is being loaded")),
-                None => self.become_ready("caught up with the stream"),
-            }
+        if let Some(slot) = self.awaited.iter().next().filter(|_| !self.ready) {
+            self.status.waiting_for(format!("{slot} is being loaded"));
         }
     }
 
@@ -319,6 +343,9 @@ impl Manager {
         match result {
             Ok((artifact, warm)) => self.commit(&update, Some((artifact, warm)), stages),
             Err(refusal) => self.refuse(&update, &refusal, stages),
+        }
+        if self.books.get(&slot).is_none_or(|book| book.aspired().is_none()) {
+            self.awaited.remove(&slot);
         }
     }
 
@@ -381,6 +408,7 @@ impl Manager {
         for (slot, _) in update.parts.iter().filter(|part| !parts.contains(part)) {
             self.count(slot, "superseded");
         }
+        self.deferred.remove(&update.id);
         let leader = update.leader();
         if let Some(book) = self.books.get_mut(leader) {
             // Already taken out where the leader was served.
@@ -440,7 +468,18 @@ impl Manager {
     /// A gate says no: the slot keeps what it serves, and its next candidate gets its turn.
     fn refuse(&mut self, update: &Arc<Update>, refusal: &Refusal, stages: Stages) {
         if let Some(book) = self.books.get_mut(update.leader()) {
-            book.refuse(|candidate| candidate.id == update.id);
+            if refusal.is_of_the_moment() {
+                book.defer(|candidate| candidate.id == update.id);
+                if !self.deferred.insert(update.id) {
+                    tracing::debug!(reason = refusal.reason, "still not to be had; trying again: {refusal}");
+                    return;
+                }
+            } else {
+                book.refuse(|candidate| candidate.id == update.id);
+                if book.is_blank() {
+                    self.books.remove(update.leader());
+                }
+            }
         }
         // The same bytes may be sent again when what they name is mended.
         self.recent.forget(&update.record.data);
@@ -448,7 +487,8 @@ impl Manager {
             self.count(slot, "rejected");
         }
         let entry = Entry { stages, ..Entry::new("rejected", update.versions()) };
-        self.note_rejected(&update.record, entry, refusal.reason, refusal.detail.clone());
+        let again = if refusal.is_of_the_moment() { "; it is tried again until something newer is served" } else { "" };
+        self.note_rejected(&update.record, entry, refusal.reason, format!("{}{again}", refusal.detail));
     }
 
     fn reject_message(&mut self, record: &Record, reason: &'static str, detail: impl Into<String>) {
@@ -471,7 +511,8 @@ impl Manager {
         self.status.record(entry);
     }
 
-    fn supersede(&self, update: &Update) {
+    fn supersede(&mut self, update: &Update) {
+        self.deferred.remove(&update.id);
         for (slot, _) in &update.parts {
             self.count(slot, "superseded");
         }
@@ -508,9 +549,10 @@ impl Manager {
             let Saved { slot, rank, published_at, state, model } = saved;
             match (&slot, state, model) {
                 (Slot::State(key), Some(json), _) => {
+                    let Ok(json) = RawValue::from_string(json) else { continue };
                     states.push(ServedState::new(key.clone(), rank.clone(), &json, published_at));
                     let content = Digest::of(json.get().as_bytes());
-                    self.books.entry(slot).or_default().serve(Mark { rank, content });
+                    self.books.entry(slot).or_default().serve(Mark { rank, content, announcement: content });
                 }
                 (Slot::Model(name), _, Some(model)) => match self.restore_model(&model).await {
                     Ok(warm) => {
@@ -518,7 +560,7 @@ impl Manager {
                         let (name, version) = (name.clone(), rank.clone());
                         let facts = ModelFacts { name, rank: version, label, format, digest, size, published_at };
                         models.push(ServedModel::new(facts, warm.model, warm.row_cost));
-                        self.books.entry(slot).or_default().serve(Mark { rank, content: digest });
+                        self.books.entry(slot).or_default().serve(Mark { rank, content: digest, announcement: digest });
                     }
                     Err(refusal) => {
                         self.metrics.rejections.get(&[refusal.reason]).increment(1);
@@ -578,10 +620,24 @@ fn content(slot: &Slot, notification: &Notification) -> Digest {
     }
 }
 
+/// What tells how a slot's content was announced from another announcement of the same content.
+fn announcement(slot: &Slot, notification: &Notification) -> Digest {
+    match (slot, &notification.model) {
+        (Slot::Model(_), Some(ModelUpdate { format, location, encoding, signature, golden, .. })) => {
+            let place = match location {
+                Location::Uri { uri, version_id, size, .. } => format!("{uri} {version_id:?} {size:?}"),
+                Location::Inline(_) => "inline".to_owned(),
+            };
+            Digest::of(format!("{format} {encoding:?} {place} {signature:?} {golden:?}").as_bytes())
+        }
+        _ => Digest::of(b""),
+    }
+}
+
 fn saved(slot: &Slot, mark: &Mark, update: &Update, model: Option<&(Artifact, Warm)>) -> Option<Saved> {
     let Notification { published_at, state, model: announced, .. } = &update.notification;
     let (state, model) = match slot {
-        Slot::State(_) => (state.as_ref().map(|state| state.json.clone()), None),
+        Slot::State(_) => (state.as_ref().map(|state| state.json.get().to_owned()), None),
         Slot::Model(_) => {
             let (announced, (artifact, _)) = (announced.as_ref()?, model?);
             let model = SavedModel {

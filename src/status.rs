@@ -187,6 +187,11 @@ impl Status {
         self.lock().stream.lag_ms.remove(shard.as_str());
     }
 
+    /// No shard is read any more.
+    pub fn stream_shards_gone(&self) {
+        self.lock().stream.lag_ms.clear();
+    }
+
     /// The stream as its reader sees it.
     pub fn stream(&self) -> Stream {
         self.lock().stream.clone()

@@ -65,7 +65,8 @@ fn help_and_version_are_no_errors() {
 #[test]
 fn publishing_without_a_dev_server_says_how_to_start_one() {
     let mut command = hotserve(&["publish", "state", "1", "--dev", "1"]);
-    command.env("TMPDIR", "/nonexistent").env_remove("XDG_RUNTIME_DIR");
+    // What hotserve dev itself says to export must not be in the way.
+    command.env("TMPDIR", "/nonexistent").env_remove("XDG_RUNTIME_DIR").env("KINESIS_STREAM", "hotserve-dev");
     let (code, text) = run(command);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("no hotserve dev is running"), "{text}");

@@ -7,7 +7,8 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::json;
 
-use crate::support::{Client, Cloud, constant_model, until};
+use crate::support::{BUCKET, Client, Cloud, constant_model, until};
+use hotserve::id::Digest;
 
 /// How long the endpoints stay down; `.ci/run` makes it half a minute.
 fn outage() -> Duration {
@@ -71,5 +72,33 @@ async fn an_outage_fails_no_request_and_ends_without_a_restart() {
         reader.await.unwrap();
     }
     println!("{} requests, none failed, over an outage of {:?}", requests.load(Ordering::Relaxed), outage());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_announced_before_its_object_is_there_is_served_when_it_is() {
+    let cloud = Cloud::start(1).await;
+    let server = cloud.server().await.ready().await;
+    let model = constant_model(2);
+    let announcement = json!({"model": {
+        "name": "m", "version": 2, "format": "linear",
+        "uri": format!("s3://{BUCKET}/m/{}/model", Digest::of(&model)), "sha256": Digest::of(&model), "size": model.len(),
+    }});
+    cloud.put(announcement.to_string()).await;
+    let refused = r#"hotserve_rejections_total{reason="not_found"}"#;
+    until("the refusal", async || (server.metric(refused).await == 1.0).then_some(())).await;
+    // An older one gets its turn meanwhile.
+    cloud.put(json!({"model": cloud.upload("m", 1, "linear", &constant_model(1)).await}).to_string()).await;
+    let version = async |expected: &str| {
+        until(&format!("version {expected}"), async || {
+            let reply = server.client.post("/predict/m", r#"{"instances":[[0]]}"#).await;
+            (reply.headers.get("x-model-version")? == expected).then_some(())
+        })
+        .await;
+    };
+    version("1").await;
+    cloud.upload("m", 2, "linear", &model).await;
+    version("2").await;
+    assert_eq!(server.metric(refused).await, 1.0, "said once");
     server.stop().await;
 }

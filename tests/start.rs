@@ -94,12 +94,28 @@ async fn a_longer_look_back_finds_the_slots_before_the_last_message() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_longer_look_back_reaches_behind_a_split() {
+    let cloud = Cloud::start(1).await;
+    cloud.put(json!({"key": "early", "state": 1}).to_string()).await;
+    split(&cloud, "shardId-000000000000").await;
+    // Both children have a record.
+    for number in 0..20 {
+        cloud.put_with_key(&format!("key {number}"), json!({"key": "late", "state": number}).to_string()).await;
+    }
+    let lookback = Some(HumanDuration(Duration::from_secs(3600)));
+    let server = cloud.server_with(|settings| settings.lookback = lookback).await.ready().await;
+    assert_eq!(server.client.get("/state/early").await.status, StatusCode::OK);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_everything_gone_a_restart_serves_the_last_known_good() {
     let mut cloud = Cloud::start(1).await;
     let cache_dir = cloud.path("cache");
     let with_cache = |settings: &mut hotserve::config::Settings| settings.cache_dir = Some(cache_dir.clone());
     let server = cloud.server_with(with_cache).await.ready().await;
-    cloud.put(json!({"version": 3, "state": {"x": 1.50}}).to_string()).await;
+    // Kept byte for byte, newlines included.
+    cloud.put("{\"version\": 3, \"state\": {\n  \"x\": 1.50\n}}").await;
     cloud.put(json!({"model": cloud.upload("m", 4, "linear", &constant_model(4)).await}).to_string()).await;
     until("the model", async || (server.client.get("/models").await.text().contains(r#""name":"m""#)).then_some(()))
         .await;
@@ -110,7 +126,7 @@ async fn with_everything_gone_a_restart_serves_the_last_known_good() {
     cloud.embedded.kinesis.stop().await;
     cloud.embedded.s3.stop().await;
     let server = cloud.server_with(with_cache).await.ready().await;
-    assert_eq!(server.client.get("/state").await.text(), r#"{"state":{"x":1.5}}"#);
+    assert_eq!(server.client.get("/state").await.text(), "{\"state\":{\n  \"x\": 1.50\n}}");
     let reply = server.client.post("/predict", r#"{"instances":[[0]]}"#).await;
     assert_eq!((reply.status, reply.header("x-model-version")), (StatusCode::OK, "4"));
 

@@ -40,7 +40,7 @@ struct Target {
     #[arg(long, env = "KINESIS_STREAM", value_name = "NAME")]
     stream: Option<String>,
     /// Publish to the running `hotserve dev`: the one of this HTTP port, or the last one started
-    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "0", conflicts_with = "stream")]
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "0")]
     dev: Option<u16>,
 }
 
@@ -79,7 +79,7 @@ struct Model {
     #[arg(long)]
     format: Option<Format>,
     /// Put the model itself into the message: for models under about 700 kB
-    #[arg(long, conflicts_with = "to")]
+    #[arg(long)]
     inline: bool,
     /// Where to upload it
     #[arg(long, env = "HOTSERVE_PUBLISH_TO", value_name = "s3://BUCKET/PREFIX")]

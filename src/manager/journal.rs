@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use hotserve_models::{Golden, Signature};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use tempfile::NamedTempFile;
 
 use crate::id::{Digest, Format, Rank, Slot};
@@ -32,9 +31,9 @@ pub struct Saved {
     pub rank: Rank,
     /// When its producer published it.
     pub published_at: Option<Timestamp>,
-    /// A state, byte for byte.
+    /// A state's JSON, byte for byte; as a string, for it may have newlines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<Box<RawValue>>,
+    pub state: Option<String>,
     /// A model, whose bytes are in the cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<SavedModel>,
@@ -168,16 +167,14 @@ mod tests {
             slot: Slot::State(key.parse().expect("a key")),
             rank: Rank::Version(Version::try_from(version).expect("a version")),
             published_at: None,
-            state: Some(RawValue::from_string(json.to_owned()).expect("JSON")),
+            state: Some(json.to_owned()),
             model: None,
         }
     }
 
     fn read(folder: &Path) -> (Vec<(String, String)>, usize) {
         let (journal, skipped) = Journal::open(folder, true).expect("readable");
-        let live = journal
-            .live()
-            .map(|saved| (saved.slot.to_string(), saved.state.as_ref().expect("a state").get().to_owned()));
+        let live = journal.live().map(|saved| (saved.slot.to_string(), saved.state.clone().expect("a state")));
         (live.collect(), skipped)
     }
 
@@ -186,11 +183,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         {
             let (mut journal, _) = Journal::open(folder.path(), true).expect("new");
-            journal.write(vec![state("a", 1, "1"), state("b", 1, r#"{"x": 1.50}"#)]).expect("room");
+            journal.write(vec![state("a", 1, "1"), state("b", 1, "{\n  \"x\": 1.50\n}")]).expect("room");
             journal.write(vec![state("a", 2, "2")]).expect("room");
         }
         let expected =
-            vec![("state a".to_owned(), "2".to_owned()), ("state b".to_owned(), r#"{"x": 1.50}"#.to_owned())];
+            vec![("state a".to_owned(), "2".to_owned()), ("state b".to_owned(), "{\n  \"x\": 1.50\n}".to_owned())];
         assert_eq!(read(folder.path()), (expected.clone(), 0));
         assert_eq!(read(folder.path()), (expected, 0), "reading writes it anew, and that is read too");
     }

@@ -5,14 +5,11 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use hotserve_models::Loaders;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::stages::{Announced, Loaded, Refusal, Warm};
 use crate::notification::ModelUpdate;
 use crate::store::{Artifact, Fetcher};
-
-/// How many artifacts are fetched at the same time.
-const FETCHES: usize = 4;
 
 /// Seconds that each stage took.
 pub type Stages = BTreeMap<&'static str, f64>;
@@ -21,7 +18,6 @@ pub type Stages = BTreeMap<&'static str, f64>;
 #[derive(Clone)]
 pub struct Pipeline {
     fetcher: Arc<Fetcher>,
-    fetches: Arc<Semaphore>,
     loader: mpsc::Sender<Job>,
 }
 
@@ -37,18 +33,14 @@ impl Pipeline {
     pub fn start(fetcher: Arc<Fetcher>, loaders: Loaders, max_bytes: u64) -> std::io::Result<Self> {
         let (loader, inbox) = mpsc::channel();
         std::thread::Builder::new().name("loader".to_owned()).spawn(move || work(&inbox, &loaders, max_bytes))?;
-        Ok(Self { fetcher, fetches: Arc::new(Semaphore::new(FETCHES)), loader })
+        Ok(Self { fetcher, loader })
     }
 
     /// The whole way. Dropping the future abandons it; what is being loaded then is dropped where it was loaded.
     pub async fn prepare(&self, model: ModelUpdate, stages: &mut Stages) -> Result<(Artifact, Warm), Refusal> {
-        let artifact = {
-            let _permit = self.fetches.acquire().await.expect("the semaphore is never closed");
-            let begun = Instant::now();
-            let artifact = self.fetcher.fetch(&model.location).await?;
-            stages.insert("fetch", begun.elapsed().as_secs_f64());
-            artifact
-        };
+        let begun = Instant::now();
+        let artifact = self.fetcher.fetch(&model.location).await?;
+        stages.insert("fetch", begun.elapsed().as_secs_f64());
         let ModelUpdate { format, encoding, signature, golden, .. } = model;
         let announced = Announced { format, encoding, signature, golden };
         let warm = self.load(artifact.clone(), announced, stages).await?;

@@ -1,7 +1,8 @@
 //! Which content a slot should have: pure, and the same whatever the order in which messages come.
 //!
 //! A slot remembers what it serves and the few newest candidates above it. The newest candidate is worked on first;
-//! when it is served, the ones below are superseded; when it is refused, the next one gets its turn. So the end is
+//! when it is served, the ones below are superseded; when it is refused, the next one gets its turn; when it cannot be
+//! had for now, it is deferred: the next one gets its turn, and it comes back. So the end is
 //! always the newest content that passes the gates, however the messages and the loads were timed.
 
 use crate::id::{Digest, Rank};
@@ -18,7 +19,14 @@ pub struct Book<T> {
     /// Whether a version has been seen: from then on, messages without one are refused.
     versioned: bool,
     /// Newest first.
-    candidates: Vec<(Mark, T)>,
+    candidates: Vec<Candidate<T>>,
+}
+
+#[derive(Debug)]
+struct Candidate<T> {
+    mark: Mark,
+    deferred: bool,
+    update: T,
 }
 
 /// A content, by its rank and identity.
@@ -28,6 +36,8 @@ pub struct Mark {
     pub rank: Rank,
     /// What tells it from other contents of the same rank.
     pub content: Digest,
+    /// How it was announced: where it is, in which format, and so on.
+    pub announcement: Digest,
 }
 
 /// What to do with a newcomer.
@@ -37,6 +47,8 @@ pub enum Verdict {
     Admit,
     /// It is served, or a candidate, already.
     Duplicate,
+    /// It is a candidate already, announced in another way: the new announcement takes the old one's place.
+    Correction,
     /// Something newer is served.
     Stale,
     /// Another content has the same rank: the first one stays.
@@ -54,11 +66,17 @@ impl<T> Default for Book<T> {
 impl<T> Book<T> {
     /// Judges a newcomer; changes nothing.
     pub fn judge(&self, mark: &Mark) -> Verdict {
-        let known = self.served.iter().chain(self.candidates.iter().map(|(mark, _)| mark));
-        for other in known {
-            if other.rank == mark.rank {
-                return if other.content == mark.content { Verdict::Duplicate } else { Verdict::Conflict };
-            }
+        if let Some(served) = self.served.as_ref().filter(|served| served.rank == mark.rank) {
+            return if served.content == mark.content { Verdict::Duplicate } else { Verdict::Conflict };
+        }
+        if let Some(known) = self.candidates.iter().map(|known| &known.mark).find(|known| known.rank == mark.rank) {
+            return if known == mark {
+                Verdict::Duplicate
+            } else if known.content == mark.content {
+                Verdict::Correction
+            } else {
+                Verdict::Conflict
+            };
         }
         if self.versioned && matches!(mark.rank, Rank::Stream(_)) {
             return Verdict::Unversioned;
@@ -74,17 +92,40 @@ impl<T> Book<T> {
         self.floor = Some(rank);
     }
 
-    /// Takes in a newcomer that was judged `Admit`. Answers the candidate that had to make room.
-    pub fn admit(&mut self, mark: Mark, candidate: T) -> Option<T> {
-        self.versioned |= matches!(mark.rank, Rank::Version(_));
-        let place = self.candidates.iter().position(|(other, _)| mark.rank.is_above(&other.rank));
-        self.candidates.insert(place.unwrap_or(self.candidates.len()), (mark, candidate));
-        if self.candidates.len() > CANDIDATES { self.candidates.pop().map(|(_, candidate)| candidate) } else { None }
+    /// Takes in a newcomer that was judged `Admit` or `Correction`. Answers the candidate that had to make room.
+    pub fn admit(&mut self, mark: Mark, update: T) -> Option<T> {
+        if let Some(known) = self.candidates.iter_mut().find(|known| known.mark.rank == mark.rank) {
+            let old = std::mem::replace(known, Candidate { mark, deferred: false, update });
+            return Some(old.update);
+        }
+        let place = self.candidates.iter().position(|other| mark.rank.is_above(&other.mark.rank));
+        let place = place.unwrap_or(self.candidates.len());
+        self.candidates.insert(place, Candidate { mark, deferred: false, update });
+        if self.candidates.len() > CANDIDATES { self.candidates.pop().map(|ousted| ousted.update) } else { None }
     }
 
     /// The candidate to work on.
     pub fn aspired(&self) -> Option<&T> {
-        self.candidates.first().map(|(_, candidate)| candidate)
+        self.candidates.iter().find(|candidate| !candidate.deferred).map(|candidate| &candidate.update)
+    }
+
+    /// A candidate cannot be had for now: the next one gets its turn meanwhile.
+    pub fn defer(&mut self, is_it: impl Fn(&T) -> bool) {
+        for candidate in self.candidates.iter_mut().filter(|candidate| is_it(&candidate.update)) {
+            candidate.deferred = true;
+        }
+    }
+
+    /// Deferred candidates get another turn.
+    pub fn revive(&mut self) {
+        for candidate in &mut self.candidates {
+            candidate.deferred = false;
+        }
+    }
+
+    /// Whether nothing is or was served, and nothing may come to be.
+    pub fn is_blank(&self) -> bool {
+        self.served.is_none() && self.floor.is_none() && self.candidates.is_empty()
     }
 
     /// Whether this rank is above what is served.
@@ -97,17 +138,17 @@ impl<T> Book<T> {
         self.versioned |= matches!(mark.rank, Rank::Version(_));
         let (above, below) = std::mem::take(&mut self.candidates)
             .into_iter()
-            .partition::<Vec<_>, _>(|(candidate, _)| candidate.rank.is_above(&mark.rank));
+            .partition::<Vec<_>, _>(|candidate| candidate.mark.rank.is_above(&mark.rank));
         self.candidates = above;
-        let superseded = below.into_iter().filter(|(candidate, _)| *candidate != mark);
-        let superseded = superseded.map(|(_, candidate)| candidate).collect();
+        let superseded = below.into_iter().filter(|candidate| candidate.mark != mark);
+        let superseded = superseded.map(|candidate| candidate.update).collect();
         self.served = Some(mark);
         superseded
     }
 
     /// A candidate was refused by a gate: the next one gets its turn.
     pub fn refuse(&mut self, is_it: impl Fn(&T) -> bool) {
-        self.candidates.retain(|(_, candidate)| !is_it(candidate));
+        self.candidates.retain(|candidate| !is_it(&candidate.update));
     }
 }
 
@@ -131,7 +172,7 @@ mod tests {
     }
 
     fn mark(rank: Rank, content: &str) -> Mark {
-        Mark { rank, content: Digest::of(content.as_bytes()) }
+        Mark { rank, content: Digest::of(content.as_bytes()), announcement: Digest::of(b"") }
     }
 
     #[test]
@@ -163,6 +204,8 @@ mod tests {
         assert_eq!(book.judge(&mark(place(10), "b")), Verdict::Admit);
         assert_eq!(book.judge(&mark(version(1), "c")), Verdict::Admit, "a version is above every place");
         book.admit(mark(version(1), "c"), ());
+        assert_eq!(book.judge(&mark(place(10), "b")), Verdict::Admit, "the version may yet be refused");
+        book.serve(mark(version(1), "c"));
         assert_eq!(book.judge(&mark(place(10), "b")), Verdict::Unversioned);
     }
 
@@ -178,6 +221,33 @@ mod tests {
         assert_eq!(book.serve(mark(version(2), "")), [1]);
         assert_eq!(book.aspired(), None);
         assert_eq!(book.judge(&mark(version(3), "mended")), Verdict::Admit, "a refused version may come again");
+    }
+
+    #[test]
+    fn a_deferred_candidate_comes_back_and_a_corrected_one_takes_its_place() {
+        let mut book = Book::default();
+        book.admit(mark(version(1), "one"), "one");
+        book.admit(mark(version(2), "two"), "two, wrong place");
+        book.defer(|update| *update == "two, wrong place");
+        assert_eq!(book.aspired(), Some(&"one"));
+        book.serve(mark(version(1), "one"));
+        assert_eq!(book.aspired(), None);
+        book.revive();
+        assert_eq!(book.aspired(), Some(&"two, wrong place"));
+        let corrected = Mark { announcement: Digest::of(b"right place"), ..mark(version(2), "two") };
+        assert_eq!(book.judge(&corrected), Verdict::Correction);
+        assert_eq!(book.admit(corrected, "two, right place"), Some("two, wrong place"));
+        assert_eq!(book.aspired(), Some(&"two, right place"));
+    }
+
+    #[test]
+    fn a_slot_whose_only_candidate_was_refused_is_blank_again() {
+        let mut book = Book::default();
+        book.admit(mark(version(1), "bad"), 1);
+        assert!(!book.is_blank());
+        book.refuse(|number| *number == 1);
+        assert!(book.is_blank());
+        assert_eq!(book.judge(&mark(place(1), "good")), Verdict::Admit, "it has had no version that counts");
     }
 
     #[test]

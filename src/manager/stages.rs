@@ -33,6 +33,13 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// Whether it says nothing against the artifact: it cannot be had, or kept, for now.
+    pub fn is_of_the_moment(&self) -> bool {
+        matches!(self.reason, "access_denied" | "unavailable" | "not_found" | "disk")
+    }
+}
+
 impl From<store::Error> for Refusal {
     fn from(error: store::Error) -> Self {
         Self::new(error.code(), crate::error::chain(&error))

@@ -35,7 +35,7 @@ use self::reader::{Outcome, Reader, Report};
 use super::{Outlet, Running, Source, SourceEvent};
 use crate::aws::{Aws, Fault, FaultKind};
 use crate::config::StreamConfig;
-use crate::id::{SequenceNumber, ShardId};
+use crate::id::{Position, SequenceNumber, ShardId};
 use crate::metrics::Metrics;
 use crate::status::{Status, Trouble};
 
@@ -51,9 +51,10 @@ pub struct KinesisSource {
     aws: Aws,
     context: Context,
     caught_up: bool,
-    /// Where the readers of the current era stand: a session that begins again goes on from there.
-    places: Places,
     era: Option<u64>,
+    /// The shards of this era, and where their readers stand: a session that begins again goes on from there.
+    lineage: Lineage,
+    places: Places,
 }
 
 /// What every reader needs.
@@ -73,7 +74,7 @@ impl KinesisSource {
     pub fn new(aws: Aws, config: StreamConfig, metrics: Arc<Metrics>, status: Arc<Status>) -> Self {
         let api = Arc::new(Api::new(&aws, config.name.clone()));
         let context = Context { api, config, metrics, status };
-        Self { aws, context, caught_up: false, places: Places::default(), era: None }
+        Self { aws, context, caught_up: false, era: None, lineage: Lineage::default(), places: Places::default() }
     }
 
     async fn follow(mut self, outlet: Outlet) {
@@ -95,32 +96,43 @@ impl KinesisSource {
     async fn session(&mut self, outlet: &Outlet) -> Result<(), Fault> {
         self.aws.check().await?;
         let description = self.context.api.describe().await?;
-        if self.era.is_some_and(|era| era != description.era) {
+        // An era that could not be asked for stays unknown, and one that cannot be any more is taken to be the one before:
+        // nothing is read anew because of a policy.
+        let era = match (self.era, description.era) {
+            (Some(Position::UNKNOWN_ERA), _) | (None, None) => Position::UNKNOWN_ERA,
+            (Some(before), None) => before,
+            (_, Some(era)) => era,
+        };
+        if self.era.is_some_and(|before| before != era) {
             tracing::warn!(stream = %self.context.config.name, "the stream was made anew: reading it from its beginning");
             self.places = Places::default();
             self.context.metrics.stream_gaps.increment(1);
         }
-        let resumed = self.era == Some(description.era);
-        let fresh = self.era.is_none();
-        self.era = Some(description.era);
+        let same_era = self.era == Some(era);
+        self.era = Some(era);
         let listed = self.context.api.list_shards().await?;
         self.context.contact();
+        self.context.status.stream_shards_gone();
 
         let now_ms = self.context.api.now_ms();
-        let oldest_ms = now_ms.saturating_sub(description.retention_ms).max(description.era);
-        let mut session = Session::new(self, outlet, description.era, oldest_ms);
-        for shard in session.lineage.begin(listed) {
-            let known = session.places.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
-            let start = match known {
-                Some((Some(last), _)) if resumed && session.source.caught_up => Start::Follow(Anchor::After(last)),
-                _ if fresh || !session.source.caught_up => {
-                    session.seeking.insert(shard.clone());
-                    session.seek(now_ms, false)
-                }
-                // Born while there was no session, or without a record yet: all of it is news.
-                _ => Start::Follow(Anchor::TrimHorizon),
-            };
-            session.spawn(shard, start);
+        let oldest_ms = now_ms.saturating_sub(description.retention_ms).max(era);
+        let mut session = Session::new(self, outlet, era, oldest_ms);
+        if !session.source.caught_up {
+            session.source.lineage = Lineage::default();
+            for shard in session.source.lineage.begin(listed) {
+                session.seeking.insert(shard.clone());
+                let start = session.seek(now_ms, false);
+                session.spawn(shard, start);
+            }
+        } else if same_era {
+            for shard in session.source.lineage.resume(listed) {
+                session.follow_on(shard);
+            }
+        } else {
+            session.source.lineage = Lineage::default();
+            for shard in session.source.lineage.update(listed) {
+                session.spawn(shard, Start::Follow(Anchor::TrimHorizon));
+            }
         }
         session.run().await
     }
@@ -146,7 +158,6 @@ struct Session<'a> {
     outlet: &'a Outlet,
     era: u64,
     oldest_ms: u64,
-    lineage: Lineage,
     readers: JoinSet<(ShardId, Outcome)>,
     closing: BTreeMap<ShardId, Arc<AtomicBool>>,
     reports: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
@@ -165,7 +176,6 @@ impl<'a> Session<'a> {
             outlet,
             era,
             oldest_ms,
-            lineage: Lineage::default(),
             readers: JoinSet::new(),
             closing: BTreeMap::new(),
             // Two reports a shard at the most: unbounded in type, bounded by the number of shards.
@@ -180,12 +190,19 @@ impl<'a> Session<'a> {
         Start::Last { now_ms, lookback_ms, oldest_ms: self.oldest_ms, history }
     }
 
+    /// Goes on behind the last record that was handed on.
+    fn follow_on(&mut self, shard: ShardId) {
+        let place = self.places.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
+        let anchor = place.and_then(|(last, _)| last).map_or(Anchor::TrimHorizon, Anchor::After);
+        self.spawn(shard, Start::Follow(anchor));
+    }
+
     fn spawn(&mut self, shard: ShardId, start: Start) {
         // What a shard's ancestors had is older than all that it has.
         let floor_ms = {
             let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
             let arrival = |shard: &ShardId| places.get(shard).map_or(0, |(_, arrival_ms)| *arrival_ms);
-            self.lineage.parents(&shard).iter().map(arrival).max().unwrap_or(0).max(arrival(&shard))
+            self.source.lineage.parents(&shard).iter().map(arrival).max().unwrap_or(0).max(arrival(&shard))
         };
         let closing = Arc::new(AtomicBool::new(false));
         self.closing.insert(shard.clone(), Arc::clone(&closing));
@@ -216,7 +233,10 @@ impl<'a> Session<'a> {
                     self.on_sought(&report).await;
                 }
                 Some(joined) = self.readers.join_next() => {
-                    let Ok((shard, outcome)) = joined else { continue };
+                    let (shard, outcome) = joined.map_err(|error| Fault {
+                        kind: FaultKind::Unavailable,
+                        message: format!("a reader ended badly: {error}"),
+                    })?;
                     self.count();
                     match outcome {
                         Outcome::NobodyListens => return Ok(()),
@@ -227,7 +247,8 @@ impl<'a> Session<'a> {
                         // The stream may be gone or made anew: begin again, from where the readers stand.
                         Outcome::Lost(fault) => return Err(fault),
                     }
-                    relist = Instant::now();
+                    // Soon, for a split is followed by its children; not at once, for some shards end again and again.
+                    relist = relist.min(Instant::now() + Duration::from_millis(200));
                 }
                 () = tokio::time::sleep_until(relist) => {
                     relist = Instant::now() + match self.relist().await {
@@ -246,24 +267,22 @@ impl<'a> Session<'a> {
 
     async fn relist(&mut self) -> Result<(), Fault> {
         let description = self.context.api.describe().await?;
-        if description.era != self.era {
+        if self.era != Position::UNKNOWN_ERA && description.era.is_some_and(|era| era != self.era) {
             let message = "the stream was deleted and made anew".to_owned();
             return Err(Fault { kind: FaultKind::NotFound, message });
         }
         let listed = self.context.api.list_shards().await?;
-        let mut start = self.lineage.update(listed);
+        let mut start = self.source.lineage.update(listed);
         for shard in std::mem::take(&mut self.ended) {
-            if self.lineage.is_open(&shard) {
+            if self.source.lineage.is_open(&shard) {
                 // Some answers lack the next iterator although the shard goes on.
-                let place = self.places.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
-                let anchor = place.and_then(|(last, _)| last).map_or(Anchor::TrimHorizon, Anchor::After);
-                self.spawn(shard, Start::Follow(anchor));
+                self.follow_on(shard);
             } else {
-                start.extend(self.lineage.end(&shard));
+                start.extend(self.source.lineage.end(&shard));
             }
         }
         for (shard, closing) in &self.closing {
-            if self.lineage.is_closed(shard) {
+            if self.source.lineage.is_closed(shard) {
                 closing.store(true, Ordering::Relaxed);
             }
         }
@@ -276,9 +295,10 @@ impl<'a> Session<'a> {
     /// A seek is over. What a shard lacks its parents may have.
     async fn on_sought(&mut self, report: &Report) {
         self.seeking.remove(&report.shard);
-        if !report.found {
+        // A longer look-back reaches behind the last reshard, whatever was found since.
+        if !report.found || !self.context.config.lookback.is_zero() {
             let now_ms = self.context.api.now_ms();
-            for parent in self.lineage.parents_to_seek(&report.shard) {
+            for parent in self.source.lineage.parents_to_seek(&report.shard) {
                 self.seeking.insert(parent.clone());
                 let start = self.seek(now_ms, true);
                 self.spawn(parent, start);

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
+
 use super::cache::Expected;
 use super::directory::DirectoryStore;
 use super::{Artifact, Cache, Error, Store};
@@ -18,6 +20,9 @@ const DENIED: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// How many artifacts are on their way at the same time.
+const FETCHES: usize = 4;
+
 /// Gets artifacts.
 pub struct Fetcher {
     s3: Arc<dyn Store>,
@@ -25,13 +30,14 @@ pub struct Fetcher {
     cache: Arc<Cache>,
     config: StoreConfig,
     metrics: Arc<Metrics>,
+    fetches: Semaphore,
 }
 
 impl Fetcher {
     /// A fetcher that reads `s3://` from this store, and `file://` where the configuration allows it.
     pub fn new(s3: Arc<dyn Store>, cache: Arc<Cache>, config: StoreConfig, metrics: Arc<Metrics>) -> Self {
         let roots = config.allow.iter().filter_map(AllowedPrefix::folder).map(PathBuf::from).collect();
-        Self { s3, files: DirectoryStore::new(roots), cache, config, metrics }
+        Self { s3, files: DirectoryStore::new(roots), cache, config, metrics, fetches: Semaphore::new(FETCHES) }
     }
 
     /// Whether an artifact may come from there.
@@ -96,6 +102,8 @@ impl Fetcher {
         version_id: Option<&str>,
         expected: Expected,
     ) -> Result<Artifact, Error> {
+        // For this attempt alone: one that cannot be had and is waited for keeps nobody else waiting.
+        let _permit = self.fetches.acquire().await.expect("the semaphore is never closed");
         let store: &dyn Store = match uri {
             ArtifactUri::S3 { .. } => &*self.s3,
             ArtifactUri::File { .. } => &self.files,

@@ -21,8 +21,8 @@ pub(super) struct Api {
 
 /// What matters of a stream.
 pub(super) struct Description {
-    /// When it was created, in milliseconds since 1970; 0 where that may not be asked.
-    pub(super) era: u64,
+    /// When it was created, in milliseconds since 1970; unknown where that may not be asked.
+    pub(super) era: Option<u64>,
     /// How long it keeps records.
     pub(super) retention_ms: u64,
 }
@@ -45,7 +45,7 @@ impl Api {
                 let fault = Fault::of(&error);
                 // Useful, not needed: a policy may leave it out.
                 return if fault.kind == FaultKind::Denied {
-                    Ok(Description { era: 0, retention_ms: 365 * 86_400_000 })
+                    Ok(Description { era: None, retention_ms: 365 * 86_400_000 })
                 } else {
                     Err(fault)
                 };
@@ -63,7 +63,7 @@ impl Api {
                 Err(Fault { kind: FaultKind::NotFound, message: "the stream is being deleted".to_owned() })
             }
             _ => Ok(Description {
-                era: millis(Some(&summary.stream_creation_timestamp)),
+                era: Some(millis(Some(&summary.stream_creation_timestamp))),
                 retention_ms: u64::try_from(summary.retention_period_hours).unwrap_or(24).max(1) * 3_600_000,
             }),
         }

@@ -104,6 +104,8 @@ pub struct Cursor {
     /// The latest arrival time so far, this shard's ancestors included.
     arrival_ms: u64,
     at_tip: bool,
+    /// How far the last page was behind the tip, as it said.
+    behind_ms: u64,
     /// How many empty pages in a row came no closer to the tip, and how far the last one was.
     stuck: (u32, u64),
     /// Listed as closed: the next sight of the tip is the end.
@@ -137,10 +139,8 @@ impl Seek {
     }
 
     /// Whether a page ends in what the window before has shown to be empty.
-    fn reached_empty(&self, now_ms: u64, behind_ms: u64) -> bool {
-        self.empty_ms.is_some_and(|empty_ms| {
-            now_ms.saturating_sub(behind_ms) > self.started_ms.saturating_sub(empty_ms) + MARGIN_MS
-        })
+    fn reached_empty(&self, end_ms: u64) -> bool {
+        self.empty_ms.is_some_and(|empty_ms| end_ms > self.started_ms.saturating_sub(empty_ms) + MARGIN_MS)
     }
 }
 
@@ -173,6 +173,7 @@ impl Cursor {
             anchor,
             arrival_ms,
             at_tip: false,
+            behind_ms: 0,
             stuck: (0, u64::MAX),
             closed: false,
             done: false,
@@ -192,9 +193,9 @@ impl Cursor {
         self.last.clone().map_or_else(|| self.anchor.clone(), Anchor::After)
     }
 
-    /// Whether the last page showed the tip: no hurry.
-    pub fn at_tip(&self) -> bool {
-        self.at_tip
+    /// Whether there is much to catch up with, so that the next page is wanted sooner than at the usual interval.
+    pub fn is_behind(&self, interval_ms: u64) -> bool {
+        self.seek.is_some() || (!self.at_tip && self.behind_ms > interval_ms.max(1000))
     }
 
     /// The last record handed on, and the latest arrival time.
@@ -245,6 +246,11 @@ impl Cursor {
     pub fn on_page(&mut self, page: Page, now_ms: u64) -> Step {
         let mut step = Step::default();
         let empty = page.records.is_empty();
+        // Where this page ends: at its last record, or as far from the tip as it says. Stand-ins that are never behind
+        // are not, whatever they say, while they have records.
+        let end_ms =
+            page.records.last().map_or(now_ms.saturating_sub(page.behind_ms), |(_, arrival_ms, _)| *arrival_ms);
+        self.behind_ms = page.behind_ms;
         for (sequence, arrival_ms, data) in page.records {
             if self.last.as_ref().is_some_and(|last| sequence <= *last) {
                 continue;
@@ -260,7 +266,7 @@ impl Cursor {
         }
         if let Some(seek) = &mut self.seek {
             seek.found |= !empty;
-            self.on_seek_page(page.next, now_ms, page.behind_ms, &mut step);
+            self.on_seek_page(page.next, end_ms, &mut step);
         } else if page.next.is_none() || (self.closed && self.at_tip) {
             step.ended = true;
             self.done = true;
@@ -279,10 +285,10 @@ impl Cursor {
         behind_ms == 0 || self.stuck.0 >= STUCK
     }
 
-    fn on_seek_page(&mut self, next: Option<String>, now_ms: u64, behind_ms: u64, step: &mut Step) {
+    fn on_seek_page(&mut self, next: Option<String>, end_ms: u64, step: &mut Step) {
         let Some(seek) = &mut self.seek else { return };
         let ended = next.is_none();
-        let reached_empty = seek.reached_empty(now_ms, behind_ms);
+        let reached_empty = seek.reached_empty(end_ms);
         if !ended && !self.at_tip && !reached_empty {
             self.iterator = next;
             return;
@@ -414,7 +420,7 @@ mod tests {
                 Ask::Records(iterator) => {
                     let step = cursor.on_page(fake.page(&iterator, T0), T0);
                     seen.extend(step.records.iter().map(|record| record.position.sequence.to_string()));
-                    if cursor.at_tip() {
+                    if cursor.at_tip {
                         return seen;
                     }
                 }
@@ -561,7 +567,7 @@ mod tests {
             page_records in 1_usize..4,
             skip_ms in prop_oneof![Just(60_000_u64), Just(300_000), Just(3_000_000)],
             always_zero_behind: bool,
-            expire_every in 2_usize..50,
+            expire_every in prop_oneof![2_usize..50, Just(usize::MAX)],
         ) {
             let mut ages = ages_s;
             ages.sort_unstable();
@@ -591,7 +597,7 @@ mod tests {
                         let step = cursor.on_page(fake.page(&iterator, T0), T0);
                         seen.extend(step.records.iter().map(|record| record.position.sequence.to_string()));
                         sought |= step.sought.is_some();
-                        at_end = if sought && cursor.at_tip() { at_end + 1 } else { 0 };
+                        at_end = if sought && cursor.at_tip { at_end + 1 } else { 0 };
                     }
                     Ask::Done => break,
                 }

@@ -38,6 +38,15 @@ impl Lineage {
         open
     }
 
+    /// A listing after an interruption: answers the shards that were being read, with those that are to be read from
+    /// their beginning now.
+    pub fn resume(&mut self, listed: Vec<Shard>) -> Vec<ShardId> {
+        self.list(listed);
+        self.reading.retain(|shard| self.listed.contains_key(shard));
+        self.start_ready();
+        self.reading.iter().cloned().collect()
+    }
+
     /// A later listing: answers the shards that are to be read from their beginning now.
     pub fn update(&mut self, listed: Vec<Shard>) -> Vec<ShardId> {
         self.list(listed);
@@ -126,6 +135,23 @@ mod tests {
         assert!(lineage.update(listed).is_empty());
         assert_eq!(lineage.end(&id(0)), [id(1), id(2)]);
         assert_eq!(lineage.end(&id(1)), [id(3)]);
+    }
+
+    #[test]
+    fn what_was_closed_during_an_interruption_is_read_to_its_end_first() {
+        let mut lineage = Lineage::default();
+        lineage.begin(vec![shard(0, &[], false), shard(1, &[], false)]);
+        let listed = vec![shard(0, &[], true), shard(1, &[], false), shard(2, &[0], false), shard(3, &[], false)];
+        assert_eq!(lineage.resume(listed), [id(0), id(1), id(3)]);
+        assert_eq!(lineage.end(&id(0)), [id(2)]);
+    }
+
+    #[test]
+    fn of_a_stream_made_anew_everything_is_read_from_its_roots() {
+        let mut lineage = Lineage::default();
+        let listed = vec![shard(0, &[], true), shard(1, &[0], false), shard(2, &[0], false)];
+        assert_eq!(lineage.update(listed), [id(0)]);
+        assert_eq!(lineage.end(&id(0)), [id(1), id(2)]);
     }
 
     #[test]

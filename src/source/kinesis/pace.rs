@@ -32,16 +32,16 @@ impl Pace {
         Duration::from_secs_f64(1.0 / self.rate).min(SLOWEST)
     }
 
-    /// The pause before the next poll.
-    pub fn pause(&self, at_tip: bool) -> Duration {
-        let top = 1.0 / self.interval.as_secs_f64();
-        let pause = if at_tip {
-            self.interval().mul_f64(0.75 + fastrand::f64() / 2.0).max(self.interval.mul_f64(0.75))
-        } else {
+    /// The pause before the next poll. Jittered, so that instances that started together do not stay in step.
+    pub fn pause(&self, is_behind: bool) -> Duration {
+        let full = if is_behind {
             // As much slower than usual as the throttling asks for.
+            let top = 1.0 / self.interval.as_secs_f64();
             CATCH_UP.min(self.interval).mul_f64(top / self.rate)
+        } else {
+            self.interval()
         };
-        pause.min(SLOWEST)
+        full.mul_f64(0.75 + fastrand::f64() / 2.0).min(SLOWEST)
     }
 
     /// The stream answered.
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn throttling_slows_down_and_success_restores() {
         let mut pace = Pace::new(Duration::from_secs(1));
-        assert!(pace.pause(true) >= Duration::from_millis(750));
+        assert!(pace.pause(false) >= Duration::from_millis(750));
         for _ in 0..50 {
             pace.on_throttle();
         }

@@ -45,6 +45,7 @@ pub(super) enum Outcome {
 impl Reader {
     pub(super) async fn run(mut self) -> Outcome {
         let mut pace = Pace::new(self.context.config.poll_interval);
+        let interval_ms = u64::try_from(self.context.config.poll_interval.as_millis()).unwrap_or(u64::MAX);
         let mut refusals = 0;
         loop {
             let result = match self.cursor.ask() {
@@ -67,7 +68,7 @@ impl Reader {
                             self.context.metrics.stream_poll_interval.set(pace.interval().as_secs_f64());
                             match self.on_page(page).await {
                                 Some(outcome) => return outcome,
-                                None => tokio::time::sleep(pace.pause(self.cursor.at_tip())).await,
+                                None => tokio::time::sleep(pace.pause(self.cursor.is_behind(interval_ms))).await,
                             }
                             Ok(())
                         }
@@ -83,6 +84,8 @@ impl Reader {
             match fault.kind {
                 FaultKind::ExpiredIterator => {
                     self.cursor.on_expired();
+                    // A stream whose iterators do not live is no reason to spin.
+                    tokio::time::sleep(pace.pause(true)).await;
                 }
                 FaultKind::InvalidArgument if refusals < REFUSALS => {
                     refusals += 1;
@@ -90,14 +93,14 @@ impl Reader {
                         self.context.metrics.stream_gaps.increment(1);
                         tracing::warn!(shard = %self.shard, "records were trimmed before they were read; going on with the oldest");
                     }
-                    tokio::time::sleep(pace.pause(false)).await;
+                    tokio::time::sleep(pace.pause(true)).await;
                 }
                 FaultKind::NotFound | FaultKind::InvalidArgument => {
                     return Outcome::Lost(fault);
                 }
                 FaultKind::Throttled => {
                     pace.on_throttle();
-                    tokio::time::sleep(pace.pause(self.cursor.at_tip())).await;
+                    tokio::time::sleep(pace.pause(self.cursor.is_behind(interval_ms))).await;
                 }
                 kind => {
                     let pause = pace.on_fault(self.context.longest_pause(kind));
