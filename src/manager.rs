@@ -476,6 +476,7 @@ impl Manager {
                 }
             } else {
                 book.refuse(|candidate| candidate.id == update.id);
+                self.deferred.remove(&update.id);
                 if book.is_blank() {
                     self.books.remove(update.leader());
                 }
