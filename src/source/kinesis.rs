@@ -8,7 +8,7 @@
 //!        └── era over: the stream was made anew           └─► Outlet
 //! ```
 //!
-//! What decides is pure ([`cursor`], [`lineage`], [`pace`]); the I/O around it is thin. Nothing that Kinesis does ends
+//! What decides is pure (`cursor`, `lineage`, `pace`); the I/O around it is thin. Nothing that Kinesis does ends
 //! the source: it says what is wrong on the status board, waits, and goes on.
 
 mod api;
