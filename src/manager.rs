@@ -10,6 +10,7 @@
 //! never goes back. **Invariant:** nothing here runs on a thread that answers requests.
 
 mod recent;
+mod update;
 mod policy;
 mod pipeline;
 mod stages;
@@ -33,6 +34,7 @@ use self::policy::{Book, Mark, Verdict};
 use self::reaper::Reaper;
 use self::recent::Recent;
 use self::stages::{Announced, Refusal, Warm};
+use self::update::{Update, announcement, content, saved};
 use crate::id::{Digest, Rank, Slot};
 use crate::metrics::{Metrics, unix_seconds};
 use crate::notification::{self, Limits, Location, ModelUpdate, Notification};
@@ -85,35 +87,6 @@ pub struct Manager {
     awaited: HashSet<Slot>,
     /// Updates that were refused once for a reason of the moment: they are not said again.
     deferred: HashSet<u64>,
-}
-
-/// A message on its way.
-struct Update {
-    id: u64,
-    notification: Notification,
-    /// The slots that it may replace, each with its place in the slot's order.
-    parts: Vec<(Slot, Mark)>,
-    record: Record,
-    taken_in: Instant,
-    arrived: SystemTime,
-    /// Whether it came after the start was caught up with: how long it took to be served says something.
-    live: bool,
-}
-
-impl Update {
-    /// The slot whose turn makes this update happen: the model's if it brings one, for that takes time.
-    fn leader(&self) -> &Slot {
-        let model = self.parts.iter().find(|(slot, _)| matches!(slot, Slot::Model(_)));
-        &model.or(self.parts.first()).expect("an update has a part").0
-    }
-
-    fn versions(&self) -> Vec<(Slot, String)> {
-        self.parts.iter().map(|(slot, mark)| (slot.clone(), mark.rank.to_string())).collect()
-    }
-
-    fn published(&self) -> SystemTime {
-        self.notification.published_at.and_then(|at| SystemTime::try_from(at).ok()).unwrap_or(self.arrived)
-    }
 }
 
 /// A model being made ready.
@@ -606,54 +579,6 @@ impl Manager {
             tracing::warn!(error = %error, "old artifacts cannot be removed from the cache folder");
         }
     }
-}
-
-/// What tells a slot's content from another of the same rank.
-fn content(slot: &Slot, notification: &Notification) -> Digest {
-    match (slot, &notification.state, &notification.model) {
-        (Slot::State(_), Some(state), _) => Digest::of(state.json.get().as_bytes()),
-        (Slot::Model(_), _, Some(model)) => match &model.location {
-            Location::Uri { sha256: Some(sha256), .. } => *sha256,
-            Location::Uri { uri, version_id, .. } => Digest::of(format!("{uri} {version_id:?}").as_bytes()),
-            Location::Inline(bytes) => Digest::of(bytes),
-        },
-        _ => Digest::of(b""),
-    }
-}
-
-/// What tells how a slot's content was announced from another announcement of the same content.
-fn announcement(slot: &Slot, notification: &Notification) -> Digest {
-    match (slot, &notification.model) {
-        (Slot::Model(_), Some(ModelUpdate { format, location, encoding, signature, golden, .. })) => {
-            let place = match location {
-                Location::Uri { uri, version_id, size, .. } => format!("{uri} {version_id:?} {size:?}"),
-                Location::Inline(_) => "inline".to_owned(),
-            };
-            Digest::of(format!("{format} {encoding:?} {place} {signature:?} {golden:?}").as_bytes())
-        }
-        _ => Digest::of(b""),
-    }
-}
-
-fn saved(slot: &Slot, mark: &Mark, update: &Update, model: Option<&(Artifact, Warm)>) -> Option<Saved> {
-    let Notification { published_at, state, model: announced, .. } = &update.notification;
-    let (state, model) = match slot {
-        Slot::State(_) => (state.as_ref().map(|state| state.json.get().to_owned()), None),
-        Slot::Model(_) => {
-            let (announced, (artifact, _)) = (announced.as_ref()?, model?);
-            let model = SavedModel {
-                label: announced.label.clone(),
-                format: announced.format.clone(),
-                digest: artifact.digest(),
-                size: artifact.size(),
-                encoding: announced.encoding,
-                signature: announced.signature.clone(),
-                golden: announced.golden.clone(),
-            };
-            (None, Some(model))
-        }
-    };
-    Some(Saved { slot: slot.clone(), rank: mark.rank.clone(), published_at: *published_at, state, model })
 }
 
 /// This thread's work must not take time from the threads that answer requests.
