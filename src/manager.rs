@@ -520,12 +520,11 @@ impl Manager {
         self.status.waiting_for("the last known good is being loaded");
         let (mut states, mut models) = (Vec::new(), Vec::new());
         for saved in kept {
-            let Saved { slot, rank, published_at, state, model } = saved;
+            let Saved { slot, rank, content, published_at, state, model } = saved;
             match (&slot, state, model) {
                 (Slot::State(key), Some(json), _) => {
                     let Ok(json) = RawValue::from_string(json) else { continue };
                     states.push(ServedState::new(key.clone(), rank.clone(), &json, published_at));
-                    let content = Digest::of(json.get().as_bytes());
                     self.books.entry(slot).or_default().serve(Mark { rank, content, announcement: content });
                 }
                 (Slot::Model(name), _, Some(model)) => match self.restore_model(&model).await {
@@ -534,7 +533,7 @@ impl Manager {
                         let (name, version) = (name.clone(), rank.clone());
                         let facts = ModelFacts { name, rank: version, label, format, digest, size, published_at };
                         models.push(ServedModel::new(facts, warm.model, warm.row_cost));
-                        self.books.entry(slot).or_default().serve(Mark { rank, content: digest, announcement: digest });
+                        self.books.entry(slot).or_default().serve(Mark { rank, content, announcement: content });
                     }
                     Err(refusal) => {
                         self.metrics.rejections.get(&[refusal.reason]).increment(1);

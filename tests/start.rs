@@ -158,3 +158,22 @@ async fn a_rotten_cache_is_noticed_and_healed_from_the_bucket() {
     assert_eq!(server.metric(r#"hotserve_rejections_total{reason="digest"}"#).await, 1.0);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_without_a_digest_is_itself_again_after_a_restart() {
+    let cloud = Cloud::start(1).await;
+    let cache_dir = cloud.path("cache");
+    let unverified = |settings: &mut hotserve::config::Settings| {
+        settings.cache_dir = Some(cache_dir.clone());
+        settings.allow_unverified = Some(true);
+    };
+    let mut model = cloud.upload("m", 4, "linear", &constant_model(4)).await;
+    model.as_object_mut().unwrap().retain(|field, _| field != "sha256" && field != "size");
+    cloud.put(json!({"model": model}).to_string()).await;
+    for outcome in ["applied", "duplicate"] {
+        let server = cloud.server_with(unverified).await.ready().await;
+        let series = format!(r#"hotserve_updates_total{{kind="model",outcome="{outcome}"}}"#);
+        assert_eq!(server.metric(&series).await, 1.0, "{outcome}");
+        server.stop().await;
+    }
+}

@@ -29,6 +29,8 @@ pub struct Saved {
     pub slot: Slot,
     /// What put it there.
     pub rank: Rank,
+    /// What tells it from other contents of the same rank.
+    pub content: Digest,
     /// When its producer published it.
     pub published_at: Option<Timestamp>,
     /// A state's JSON, byte for byte; as a string, for it may have newlines.
@@ -166,6 +168,7 @@ mod tests {
         Saved {
             slot: Slot::State(key.parse().expect("a key")),
             rank: Rank::Version(Version::try_from(version).expect("a version")),
+            content: Digest::of(json.as_bytes()),
             published_at: None,
             state: Some(json.to_owned()),
             model: None,

@@ -92,5 +92,6 @@ pub fn saved(slot: &Slot, mark: &Mark, update: &Update, model: Option<&(Artifact
             (None, Some(model))
         }
     };
-    Some(Saved { slot: slot.clone(), rank: mark.rank.clone(), published_at: *published_at, state, model })
+    let (slot, rank) = (slot.clone(), mark.rank.clone());
+    Some(Saved { slot, rank, content: mark.content, published_at: *published_at, state, model })
 }
