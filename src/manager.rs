@@ -372,9 +372,7 @@ impl Manager {
 
         for (slot, mark) in &parts {
             for superseded in self.books.entry(slot.clone()).or_default().serve(mark.clone()) {
-                if superseded.id != update.id {
-                    self.supersede(&superseded);
-                }
+                self.supersede(&superseded);
             }
             self.count(slot, "applied");
         }
@@ -505,7 +503,6 @@ impl Manager {
     fn become_ready(&mut self, how: &str) {
         self.ready = true;
         if self.status.set_ready() {
-            self.metrics.ready.set(1.0);
             let snapshot = self.swapper.snapshot();
             tracing::info!(states = snapshot.states.len(), models = snapshot.models.len(), "ready: {how}");
         }

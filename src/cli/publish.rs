@@ -214,7 +214,10 @@ fn message_id() -> String {
 }
 
 fn recognize(path: &Path) -> anyhow::Result<Format> {
-    let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    // The first bytes tell; a model can have gigabytes, and is read once more to be hashed.
+    let mut bytes = Vec::new();
+    let head = std::fs::File::open(path).and_then(|file| file.take(64 << 10).read_to_end(&mut bytes));
+    head.with_context(|| format!("read {}", path.display()))?;
     let loaders = Loaders::bundled();
     let format = loaders.recognize(&bytes).ok_or_else(|| {
         let problem = format!(

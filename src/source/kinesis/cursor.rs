@@ -293,10 +293,8 @@ impl Cursor {
             self.iterator = next;
             return;
         }
-        if self.at_tip && seek.tip.is_none() {
-            seek.tip = next;
-        } else if let (true, Some(next)) = (self.at_tip && seek.found, next) {
-            seek.tip = Some(next);
+        if self.at_tip && (seek.found || seek.tip.is_none()) {
+            seek.tip = next.or(seek.tip.take());
         }
         if !seek.found && !seek.exhausted() {
             seek.empty_ms = Some(seek.window_ms);
