@@ -250,6 +250,16 @@ impl FaultKind {
 }
 
 impl Fault {
+    /// A fault that passes by itself.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self { kind: FaultKind::Unavailable, message: message.into() }
+    }
+
+    /// Something that is still being made.
+    pub(crate) fn not_ready(message: impl Into<String>) -> Self {
+        Self { kind: FaultKind::NotReady, message: message.into() }
+    }
+
     /// Reads an error of any operation.
     pub fn of<E, R>(error: &SdkError<E, R>) -> Self
     where

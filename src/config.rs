@@ -3,6 +3,8 @@
 //! A setting comes from its flag, else its environment variable, else the file, else its default. [`Settings`] is the
 //! one list of them, read by the command line and the file alike; [`Config`] is what the rest of the program sees.
 
+mod stream;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,6 +14,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use self::stream::{ConsumerMode, StartAt, StreamConfig};
 use crate::id::ModelName;
 
 /// A setting that is missing or wrong: which one, what is wrong, and what to do.
@@ -53,9 +56,21 @@ pub struct Settings {
     /// Model that /predict means when the path names none [default: the only one]
     #[arg(long, env = "HOTSERVE_DEFAULT_MODEL", value_name = "NAME")]
     pub default_model: Option<ModelName>,
-    /// Time between polls of a shard, 200ms or more [default: 1s]
+    /// Where to begin: last, trim-horizon, latest or at-timestamp=2026-11-24T12:00:00Z [default: last]
+    #[arg(long, env = "HOTSERVE_START", value_name = "PLACE")]
+    pub start: Option<StartAt>,
+    /// How records come: poll, fan-out (a registered consumer), or auto (fan-out where there is room) [default: poll]
+    #[arg(long, env = "HOTSERVE_CONSUMER", value_name = "MODE", hide_possible_values = true)]
+    pub consumer: Option<ConsumerMode>,
+    /// Name of the fan-out consumer, one for each instance [default: hotserve-HOST-RANDOM]
+    #[arg(long, env = "HOTSERVE_CONSUMER_NAME", value_name = "NAME")]
+    pub consumer_name: Option<String>,
+    /// Time between polls of a shard, 200ms or more [default: 1s, or what --fleet-size says]
     #[arg(long, env = "HOTSERVE_POLL_INTERVAL", value_name = "DURATION")]
     pub poll_interval: Option<HumanDuration>,
+    /// How many instances poll the stream: each takes its share of the five reads a second of a shard
+    #[arg(long, env = "HOTSERVE_FLEET_SIZE", value_name = "N")]
+    pub fleet_size: Option<u32>,
     /// How far back to read on start at least, so that slots written before the last message are found [default: 0s]
     #[arg(long, env = "HOTSERVE_LOOKBACK", value_name = "DURATION")]
     pub lookback: Option<HumanDuration>,
@@ -106,7 +121,11 @@ impl Settings {
             cache_dir: self.cache_dir.or(other.cache_dir),
             initial_state: self.initial_state.or(other.initial_state),
             default_model: self.default_model.or(other.default_model),
+            start: self.start.or(other.start),
+            consumer: self.consumer.or(other.consumer),
+            consumer_name: self.consumer_name.or(other.consumer_name),
             poll_interval: self.poll_interval.or(other.poll_interval),
+            fleet_size: self.fleet_size.or(other.fleet_size),
             lookback: self.lookback.or(other.lookback),
             allow: if self.allow.is_empty() { other.allow } else { self.allow },
             allow_unverified: self.allow_unverified.or(other.allow_unverified),
@@ -122,25 +141,10 @@ impl Settings {
 
     /// Checks every setting and fills in the defaults.
     pub fn validate(self) -> Result<Config, Error> {
-        let stream = self
-            .stream
-            .filter(|stream| !stream.is_empty())
-            .ok_or_else(|| Error::new("--stream (KINESIS_STREAM)", "missing: name the Kinesis stream to follow"))?;
-        if stream.len() > 128 || !stream.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-')) {
-            return Err(Error::new(
-                "--stream (KINESIS_STREAM)",
-                format!("{stream:?} is no stream name: 1 to 128 letters, digits, '_', '.' and '-'"),
-            ));
-        }
+        let stream = StreamConfig::from_settings(&self)?;
         let initial_state = self.initial_state.unwrap_or_else(|| "0".to_owned());
         let initial_state = RawValue::from_string(initial_state)
             .map_err(|error| Error::new("--initial-state (HOTSERVE_INITIAL_STATE)", format!("not JSON: {error}")))?;
-        let poll_interval = at_least(
-            "--poll-interval (HOTSERVE_POLL_INTERVAL)",
-            self.poll_interval,
-            Duration::from_secs(1),
-            Duration::from_millis(200),
-        )?;
         let request_timeout = at_least(
             "--request-timeout (HOTSERVE_REQUEST_TIMEOUT)",
             self.request_timeout,
@@ -150,11 +154,7 @@ impl Settings {
         let allow = self.allow.iter().map(|text| text.parse()).collect::<Result<Vec<AllowedPrefix>, _>>()?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Config {
-            stream: StreamConfig {
-                name: stream,
-                poll_interval,
-                lookback: self.lookback.map_or(Duration::ZERO, |lookback| lookback.0),
-            },
+            stream,
             store: StoreConfig {
                 cache_dir: self.cache_dir,
                 allow,
@@ -204,17 +204,6 @@ pub struct Config {
     pub http: HttpConfig,
     /// The default state until a message brings one.
     pub initial_state: Box<RawValue>,
-}
-
-/// The stream.
-#[derive(Debug, Clone)]
-pub struct StreamConfig {
-    /// Its name.
-    pub name: String,
-    /// Time between polls of a shard at the tip.
-    pub poll_interval: Duration,
-    /// How far back to read on start at least.
-    pub lookback: Duration,
 }
 
 /// Where artifacts come from and go.
@@ -355,7 +344,7 @@ macro_rules! deserialize_from_text {
         }
     )*};
 }
-deserialize_from_text!(HumanDuration, Size);
+deserialize_from_text!(HumanDuration, Size, StartAt);
 
 #[cfg(test)]
 mod tests {
@@ -414,7 +403,7 @@ mod tests {
         let config = flags.or(file).validate().expect("valid");
         assert_eq!(config.stream.name, "b");
         assert_eq!(config.http.listen.port(), 1);
-        assert_eq!(config.stream.poll_interval, Duration::from_secs(2));
+        assert_eq!(config.stream.poll_interval, Some(Duration::from_secs(2)));
         assert!(toml::from_str::<Settings>("strem = \"a\"").is_err(), "a misspelt setting is an error");
     }
 }

@@ -44,8 +44,42 @@ pub struct Stream {
     pub last_contact: Option<Timestamp>,
     /// What is wrong now, if something is.
     pub trouble: Option<Trouble>,
-    /// How far the reader of each shard is behind, in milliseconds.
-    pub lag_ms: BTreeMap<String, u64>,
+    /// Each shard that is read.
+    pub shards: BTreeMap<String, Shard>,
+}
+
+/// A shard as its reader sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Shard {
+    /// `poll` or `fan-out`.
+    pub via: &'static str,
+    /// When it last answered.
+    pub last_contact: Timestamp,
+    /// How far the reader was behind the tip then, in milliseconds.
+    pub behind_ms: u64,
+    /// When the last record that was read had arrived; none if none has been.
+    pub last_record: Option<Timestamp>,
+}
+
+impl Shard {
+    /// What arrived longer ago than this has been read: it grows while the shard does not answer. In seconds.
+    pub fn lag(&self, now: Timestamp) -> f64 {
+        let silence_ms = now.as_millisecond().saturating_sub(self.last_contact.as_millisecond()).max(0);
+        #[expect(clippy::cast_precision_loss, reason = "a double holds milliseconds since 1970")]
+        let lag_ms = silence_ms as f64 + self.behind_ms as f64;
+        lag_ms / 1e3
+    }
+}
+
+/// What a shard answered.
+#[derive(Debug, Clone)]
+pub struct ShardReport {
+    /// How far behind the tip the answer was, in milliseconds.
+    pub behind_ms: u64,
+    /// When its last record had arrived, in milliseconds since 1970.
+    pub last_record_ms: Option<u64>,
+    /// `poll` or `fan-out`.
+    pub via: &'static str,
 }
 
 /// What keeps the reader from the stream.
@@ -171,25 +205,24 @@ impl Status {
         news
     }
 
-    /// How far a shard's reader is behind.
-    pub fn stream_lag(&self, shard: &ShardId, lag_ms: u64) {
+    /// A shard answered.
+    pub fn stream_shard(&self, shard: &ShardId, report: ShardReport) {
+        let ShardReport { behind_ms, last_record_ms, via } = report;
+        let arrived = last_record_ms.and_then(|ms| Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok());
         let mut inner = self.lock();
-        match inner.stream.lag_ms.get_mut(shard.as_str()) {
-            Some(lag) => *lag = lag_ms,
+        let last_record = arrived.or_else(|| inner.stream.shards.get(shard.as_str())?.last_record);
+        let answered = Shard { via, last_contact: Timestamp::now(), behind_ms, last_record };
+        match inner.stream.shards.get_mut(shard.as_str()) {
+            Some(shard) => *shard = answered,
             None => {
-                inner.stream.lag_ms.insert(shard.to_string(), lag_ms);
+                inner.stream.shards.insert(shard.to_string(), answered);
             }
         }
     }
 
     /// A shard is not read any more.
     pub fn stream_shard_gone(&self, shard: &ShardId) {
-        self.lock().stream.lag_ms.remove(shard.as_str());
-    }
-
-    /// No shard is read any more.
-    pub fn stream_shards_gone(&self) {
-        self.lock().stream.lag_ms.clear();
+        self.lock().stream.shards.remove(shard.as_str());
     }
 
     /// The stream as its reader sees it.

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Http;
@@ -58,8 +59,13 @@ pub(super) async fn metrics(State(http): State<Arc<Http>>) -> Response {
     let stream = http.status.stream();
 
     let mut scraped = Scraped::default();
-    let lags = stream.lag_ms.iter().map(|(shard, ms)| ([shard.as_str()], *ms as f64 / 1e3));
-    scraped.write("hotserve_stream_lag_seconds", lags);
+    let now = Timestamp::now();
+    let shards = || stream.shards.iter().map(|(id, shard)| ([id.as_str()], shard));
+    scraped.write("hotserve_stream_lag_seconds", shards().map(|(id, shard)| (id, shard.lag(now))));
+    scraped.write(
+        "hotserve_stream_last_contact_timestamp_seconds",
+        shards().map(|(id, shard)| (id, shard.last_contact.as_millisecond() as f64 / 1e3)),
+    );
     let facts: Vec<_> =
         models.iter().map(|model| (model.facts.rank.to_string(), model.facts.digest.to_string())).collect();
     let info = models.iter().zip(&facts).map(|(model, (version, digest))| {

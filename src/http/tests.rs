@@ -14,7 +14,7 @@ use super::*;
 use crate::id::{Digest, Rank, Slot, Version};
 use crate::metrics::{ROUTES, Scraped};
 use crate::serving::{ModelFacts, ServedModel, ServedState, Snapshot, Swapper};
-use crate::status::{Entry, Trouble};
+use crate::status::{Entry, ShardReport, Trouble};
 
 /// What the test model does.
 #[derive(Clone, Copy)]
@@ -524,10 +524,15 @@ async fn readiness_says_why_and_liveness_depends_on_nothing() {
     status.set_ready();
     let answer = server.get("/readyz").await;
     assert_eq!((answer.status, answer.json()), (200, json!({"ready": true})));
-    status.stream_lag(&"shard-0".parse().expect("a shard"), 1500);
+    status.stream_shard(
+        &"shard-0".parse().expect("a shard"),
+        ShardReport { behind_ms: 1500, last_record_ms: None, via: "poll" },
+    );
     status.stream_trouble(Trouble { code: "throttled", message: "slow down".to_owned() });
+    let contact = status.stream().shards["shard-0"].last_contact;
     let stream = json!({
-        "last_contact": null, "trouble": {"code": "throttled", "message": "slow down"}, "lag_ms": {"shard-0": 1500},
+        "last_contact": null, "trouble": {"code": "throttled", "message": "slow down"},
+        "shards": {"shard-0": {"via": "poll", "last_contact": contact, "behind_ms": 1500, "last_record": null}},
     });
     for query in ["?verbose", "?verbose=1&x=2"] {
         let answer = server.get(&format!("/readyz{query}")).await;
@@ -547,7 +552,10 @@ async fn readiness_says_why_and_liveness_depends_on_nothing() {
 async fn metrics_tell_what_is_served_and_what_was_asked() {
     let server = Server::new(vec![state("default", 96, "96")], vec![model("iris", 3, Does::Sum, CHEAP)]);
     server.http.status.set_ready();
-    server.http.status.stream_lag(&"shard-0".parse().expect("a shard"), 1500);
+    server.http.status.stream_shard(
+        &"shard-0".parse().expect("a shard"),
+        ShardReport { behind_ms: 1500, last_record_ms: None, via: "poll" },
+    );
     server.get("/state").await;
     server.get("/state/nope").await;
     server.get("/nope").await;
@@ -558,7 +566,6 @@ async fn metrics_tell_what_is_served_and_what_was_asked() {
     let digest = Digest::of(b"iris");
     for line in [
         "hotserve_ready 1",
-        "hotserve_stream_lag_seconds{shard=\"shard-0\"} 1.5",
         &format!("hotserve_model_info{{model=\"iris\",version=\"3\",digest=\"{digest}\",format=\"test\"}} 1"),
         "hotserve_model_version{model=\"iris\"} 3",
         "hotserve_model_memory_bytes{model=\"iris\"} 4096",
@@ -574,6 +581,9 @@ async fn metrics_tell_what_is_served_and_what_was_asked() {
         assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
     }
     assert!(text.contains("hotserve_model_loaded_timestamp_seconds{model=\"iris\"} "));
+    // What it was behind, and what has passed since.
+    let lag = server.metric("hotserve_stream_lag_seconds{shard=\"shard-0\"}");
+    assert!((1.5..60.0).contains(&lag), "{lag}");
 }
 
 #[tokio::test]

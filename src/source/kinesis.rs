@@ -1,377 +1,259 @@
 //! The tailer: every record of every shard of a Kinesis stream, for this instance alone, without checkpoints.
 //!
 //! ```text
-//!   KinesisSource ── session: one era of the stream ── Lineage: which shards, in which order
-//!        │                                                │ starts
-//!        │                                              Reader (a task a shard) ── Cursor: what to ask next
-//!        │                                                │                        Pace: when
-//!        └── era over: the stream was made anew           └─► Outlet
+//!                    ┌──────────── Tailer (pure): Lineage, Cursor, Pace ◄───────────┐
+//!            effects │                                                              │ events
+//!                    ▼                                                              │
+//!   KinesisSource: hand on ─► Outlet      ask ─► Api ─► AWS ─► answer ──────────────┤
+//!                                         subscribe ─► Subscription ─► deliveries ──┤
+//!                                         register ─► Membership: the consumer ─────┘
 //! ```
 //!
-//! What decides is pure (`cursor`, `lineage`, `pace`); the I/O around it is thin. Nothing that Kinesis does ends
-//! the source: it says what is wrong on the status board, waits, and goes on.
+//! What decides is pure; the I/O around it, here, is thin. Nothing that Kinesis does ends the source: it says what is
+//! wrong on the status board, waits, and goes on.
 
 mod api;
+pub mod consumers;
 mod cursor;
 mod lineage;
+mod membership;
+mod observe;
 mod pace;
-mod reader;
+#[cfg(test)]
+mod simulation;
+mod subscription;
+mod tailer;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::api::Api;
-use self::cursor::{Anchor, Start};
-use self::lineage::Lineage;
-use self::pace::Pace;
-use self::reader::{Outcome, Reader, Report};
-use super::{Outlet, Running, Source, SourceEvent};
-use crate::aws::{Aws, Fault, FaultKind};
-use crate::config::StreamConfig;
-use crate::id::{Position, SequenceNumber, ShardId};
+use self::membership::Membership;
+use self::observe::Observer;
+use self::pace::Top;
+use self::tailer::{Call, Effect, Event, Plan, ReaderId, Survey, Tailer, Vouch};
+use super::{Bootstrap, Outlet, Running, Source, SourceEvent};
+use crate::aws::{Aws, Fault};
+use crate::config::{ConsumerMode, StreamConfig};
+use crate::id::ShardId;
 use crate::metrics::Metrics;
-use crate::status::{Status, Trouble};
+use crate::status::Status;
 
-/// How often to look for new shards, and for a stream made anew.
-const RELIST: Duration = Duration::from_secs(30);
-/// The longest pause after a fault that passes by itself.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// The longest pause after a fault that a person has to mend.
-const LONGEST_PAUSE_FOR_PEOPLE: Duration = Duration::from_secs(30);
+/// How many answers may wait for the tailer; with a page of up to 10 MiB each, few.
+const ANSWERS: usize = 4;
+/// How long to try to take leave of the stream at shutdown.
+const LEAVE: Duration = Duration::from_secs(3);
 
 /// Reads a Kinesis stream.
 pub struct KinesisSource {
     aws: Aws,
-    context: Context,
-    caught_up: bool,
-    era: Option<u64>,
-    /// The shards of this era, and where their readers stand: a session that begins again goes on from there.
-    lineage: Lineage,
-    places: Places,
-}
-
-/// What every reader needs.
-#[derive(Clone)]
-struct Context {
     api: Arc<Api>,
     config: StreamConfig,
-    metrics: Arc<Metrics>,
-    status: Arc<Status>,
+    observer: Observer,
+    bootstrap: Option<watch::Receiver<Bootstrap>>,
 }
-
-/// The last record handed on, and the latest arrival time, of each shard.
-type Places = Arc<Mutex<HashMap<ShardId, (Option<SequenceNumber>, u64)>>>;
 
 impl KinesisSource {
     /// A source of this stream.
     pub fn new(aws: Aws, config: StreamConfig, metrics: Arc<Metrics>, status: Arc<Status>) -> Self {
         let api = Arc::new(Api::new(&aws, config.name.clone()));
-        let context = Context { api, config, metrics, status };
-        Self { aws, context, caught_up: false, era: None, lineage: Lineage::default(), places: Places::default() }
+        let observer = Observer::new(config.name.clone(), metrics, status);
+        Self { aws, api, config, observer, bootstrap: None }
     }
 
-    async fn follow(mut self, outlet: Outlet) {
-        let mut pace = Pace::new(self.context.config.poll_interval);
-        loop {
-            let begun = Instant::now();
-            let Err(fault) = self.session(&outlet).await else { return };
-            if begun.elapsed() > LONGEST_PAUSE_FOR_PEOPLE {
-                pace.on_success();
-            }
-            self.context.count(fault.kind);
-            let pause = pace.on_fault(self.context.longest_pause(fault.kind));
-            self.context.trouble(&fault);
-            tokio::time::sleep(pause).await;
-        }
+    /// The same, where a manifest vouches for what is older than the start.
+    #[must_use]
+    pub fn vouched(self, bootstrap: watch::Receiver<Bootstrap>) -> Self {
+        Self { bootstrap: Some(bootstrap), ..self }
     }
 
-    /// Reads one era of the stream. Ends with a fault, or well when nobody listens any more.
-    async fn session(&mut self, outlet: &Outlet) -> Result<(), Fault> {
-        self.aws.check().await?;
-        let description = self.context.api.describe().await?;
-        // An era that could not be asked for stays unknown, and one that cannot be any more is taken to be the one before:
-        // nothing is read anew because of a policy.
-        let era = match (self.era, description.era) {
-            (Some(Position::UNKNOWN_ERA), _) | (None, None) => Position::UNKNOWN_ERA,
-            (Some(before), None) => before,
-            (_, Some(era)) => era,
+    async fn follow(mut self, outlet: Outlet, consumer: Arc<Consumer>, mut register: Option<Membership>) {
+        let plan = Plan {
+            start: self.config.start,
+            lookback_ms: u64::try_from(self.config.lookback.as_millis()).unwrap_or(u64::MAX),
+            top: Top::new(self.config.poll_interval, self.config.fleet_size),
+            vouch: self.bootstrap.as_mut().map_or(Vouch::Nothing, |bootstrap| vouch(*bootstrap.borrow_and_update())),
         };
-        if self.era.is_some_and(|before| before != era) {
-            tracing::warn!(stream = %self.context.config.name, "the stream was made anew: reading it from its beginning");
-            self.places = Places::default();
-            self.context.metrics.stream_gaps.increment(1);
+        let mut tailer = Tailer::new(plan, fastrand::Rng::new());
+        let (answers, mut events) = mpsc::channel(ANSWERS);
+        let mut shell = Shell {
+            api: Arc::clone(&self.api),
+            aws: self.aws.clone(),
+            silence: self.config.silence,
+            consumer,
+            answers,
+            outlet,
+            calls: HashMap::new(),
+            tasks: JoinSet::new(),
+            survey_at: Some(Instant::now()),
+            surveying: false,
+        };
+        loop {
+            let survey_at = shell.survey_at.filter(|_| !shell.surveying);
+            let event = tokio::select! {
+                Some(event) = events.recv() => event,
+                () = tokio::time::sleep_until(survey_at.unwrap_or_else(Instant::now)), if survey_at.is_some() => {
+                    shell.survey();
+                    continue;
+                }
+                Some(is_there) = Membership::changed(&mut register) => Event::Consumer(is_there),
+                vouched = changed(&mut self.bootstrap) => Event::Vouched(vouched),
+                Some(_) = shell.tasks.join_next() => continue,
+            };
+            shell.surveying &= !matches!(event, Event::Surveyed(_));
+            self.observer.on_event(&event, &tailer);
+            for effect in tailer.on(event, self.api.now_ms()) {
+                self.observer.on_effect(&effect);
+                if matches!(effect, Effect::Register) {
+                    register.as_ref().inspect(|membership| membership.renew());
+                } else if !shell.apply(effect).await {
+                    return;
+                }
+            }
+            self.observer.on_load(&tailer);
         }
-        let same_era = self.era == Some(era);
-        self.era = Some(era);
-        let listed = self.context.api.list_shards().await?;
-        self.context.contact();
-        self.context.status.stream_shards_gone();
-
-        let now_ms = self.context.api.now_ms();
-        let oldest_ms = now_ms.saturating_sub(description.retention_ms).max(era);
-        let mut session = Session::new(self, outlet, era, oldest_ms);
-        if !session.source.caught_up {
-            session.source.lineage = Lineage::default();
-            for shard in session.source.lineage.begin(listed) {
-                session.seeking.insert(shard.clone());
-                let start = session.seek(now_ms, false);
-                session.spawn(shard, start);
-            }
-        } else if same_era {
-            for shard in session.source.lineage.resume(listed) {
-                session.follow_on(shard);
-            }
-        } else {
-            session.source.lineage = Lineage::default();
-            for shard in session.source.lineage.update(listed) {
-                session.spawn(shard, Start::Follow(Anchor::TrimHorizon));
-            }
-        }
-        session.run().await
     }
 }
 
 impl Source for KinesisSource {
     fn run(self: Box<Self>, outlet: Outlet, shutdown: CancellationToken) -> Running {
         Box::pin(async move {
-            // Dropping the future at shutdown drops the readers: they own nothing that has to be given back.
+            let consumer = Arc::new(Consumer::default());
+            let membership = match self.config.consumer {
+                ConsumerMode::Poll => None,
+                mode => Some(Membership::start(&self.aws, &self.config, mode, Arc::clone(&consumer), &self.observer)),
+            };
+            let leave = membership.as_ref().map(Membership::leave);
+            // Dropping the future at shutdown drops the calls: they own nothing that has to be given back.
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = self.follow(outlet) => {}
+                () = self.follow(outlet, consumer, membership) => {}
+            }
+            if let Some(leave) = leave {
+                // What stays behind is cleared by `hotserve consumers clear`.
+                let _ = tokio::time::timeout(LEAVE, leave).await;
             }
         })
     }
 }
 
-/// The readers of one era.
-struct Session<'a> {
-    source: &'a mut KinesisSource,
-    context: Context,
-    places: Places,
-    outlet: &'a Outlet,
-    era: u64,
-    oldest_ms: u64,
-    readers: JoinSet<(ShardId, Outcome)>,
-    closing: BTreeMap<ShardId, Arc<AtomicBool>>,
-    reports: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
-    /// Shards whose last record is being looked for.
-    seeking: BTreeSet<ShardId>,
-    /// Shards that said they have ended, until the listing agrees.
-    ended: BTreeSet<ShardId>,
+/// The ARN of the consumer to subscribe with, while there is one.
+#[derive(Debug, Default)]
+struct Consumer(RwLock<Option<String>>);
+
+impl Consumer {
+    fn get(&self) -> Option<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, arn: Option<String>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = arn;
+    }
 }
 
-impl<'a> Session<'a> {
-    fn new(source: &'a mut KinesisSource, outlet: &'a Outlet, era: u64, oldest_ms: u64) -> Self {
-        Self {
-            context: source.context.clone(),
-            places: Arc::clone(&source.places),
-            source,
-            outlet,
-            era,
-            oldest_ms,
-            readers: JoinSet::new(),
-            closing: BTreeMap::new(),
-            // Two reports a shard at the most: unbounded in type, bounded by the number of shards.
-            reports: mpsc::unbounded_channel(),
-            seeking: BTreeSet::new(),
-            ended: BTreeSet::new(),
+/// Does what the tailer wants done.
+struct Shell {
+    api: Arc<Api>,
+    aws: Aws,
+    silence: Duration,
+    consumer: Arc<Consumer>,
+    answers: mpsc::Sender<Event>,
+    outlet: Outlet,
+    /// The one call, or subscription, of each reader.
+    calls: HashMap<ReaderId, AbortHandle>,
+    /// Dropping it ends them all.
+    tasks: JoinSet<()>,
+    survey_at: Option<Instant>,
+    surveying: bool,
+}
+
+impl Shell {
+    /// Answers whether anybody listens still.
+    async fn apply(&mut self, effect: Effect) -> bool {
+        match effect {
+            Effect::HandOn(records) => self.outlet.send(SourceEvent::Records(records)).await.is_ok(),
+            Effect::CaughtUp => self.outlet.send(SourceEvent::CaughtUp).await.is_ok(),
+            Effect::Ask { reader, shard, call, after } => {
+                self.ask(reader, shard, call, after);
+                true
+            }
+            Effect::Survey(after) => {
+                let at = Instant::now() + after;
+                self.survey_at = Some(self.survey_at.map_or(at, |before| before.min(at)));
+                true
+            }
+            Effect::Drop(reader, _) => {
+                if let Some(call) = self.calls.remove(&reader) {
+                    call.abort();
+                }
+                true
+            }
+            Effect::Gap(_) | Effect::Trouble(_) | Effect::Crowded(_) | Effect::Register => true,
         }
     }
 
-    fn seek(&self, now_ms: u64, history: bool) -> Start {
-        let lookback_ms = u64::try_from(self.context.config.lookback.as_millis()).unwrap_or(u64::MAX);
-        Start::Last { now_ms, lookback_ms, oldest_ms: self.oldest_ms, history }
-    }
-
-    /// Goes on behind the last record that was handed on.
-    fn follow_on(&mut self, shard: ShardId) {
-        let place = self.places.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
-        let anchor = place.and_then(|(last, _)| last).map_or(Anchor::TrimHorizon, Anchor::After);
-        self.spawn(shard, Start::Follow(anchor));
-    }
-
-    fn spawn(&mut self, shard: ShardId, start: Start) {
-        // What a shard's ancestors had is older than all that it has.
-        let floor_ms = {
-            let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            let arrival = |shard: &ShardId| places.get(shard).map_or(0, |(_, arrival_ms)| *arrival_ms);
-            self.source.lineage.parents(&shard).iter().map(arrival).max().unwrap_or(0).max(arrival(&shard))
-        };
-        let closing = Arc::new(AtomicBool::new(false));
-        self.closing.insert(shard.clone(), Arc::clone(&closing));
-        let reader = Reader {
-            context: self.context.clone(),
-            cursor: cursor::Cursor::new(shard.clone(), self.era, floor_ms, start),
-            shard: shard.clone(),
-            outlet: self.outlet.clone(),
-            reports: self.reports.0.clone(),
-            places: Arc::clone(&self.places),
-            closing,
-        };
-        self.readers.spawn(async move { (shard, reader.run().await) });
-        self.count();
-    }
-
-    fn count(&self) {
-        #[expect(clippy::cast_precision_loss, reason = "a number of shards")]
-        self.context.metrics.stream_shards.set(self.readers.len() as f64);
-    }
-
-    async fn run(mut self) -> Result<(), Fault> {
-        self.caught_up().await;
-        let mut relist = Instant::now() + jittered(RELIST);
-        loop {
-            tokio::select! {
-                Some(report) = self.reports.1.recv() => {
-                    self.on_sought(&report).await;
-                }
-                Some(joined) = self.readers.join_next() => {
-                    let (shard, outcome) = joined.map_err(|error| Fault {
-                        kind: FaultKind::Unavailable,
-                        message: format!("a reader ended badly: {error}"),
-                    })?;
-                    self.count();
-                    match outcome {
-                        Outcome::NobodyListens => return Ok(()),
-                        Outcome::Ended => {
-                            self.context.status.stream_shard_gone(&shard);
-                            self.ended.insert(shard);
-                        }
-                        // The stream may be gone or made anew: begin again, from where the readers stand.
-                        Outcome::Lost(fault) => return Err(fault),
-                    }
-                    // Soon, for a split is followed by its children; not at once, for some shards end again and again.
-                    relist = relist.min(Instant::now() + Duration::from_millis(200));
-                }
-                () = tokio::time::sleep_until(relist) => {
-                    relist = Instant::now() + match self.relist().await {
-                        Ok(()) => jittered(RELIST),
-                        Err(fault) if matches!(fault.kind, FaultKind::NotFound) => return Err(fault),
-                        Err(fault) => {
-                            self.context.count(fault.kind);
-                            self.context.trouble(&fault);
-                            jittered(Duration::from_secs(2))
-                        }
+    fn ask(&mut self, reader: ReaderId, shard: ShardId, call: Call, after: Duration) {
+        let (api, answers) = (Arc::clone(&self.api), self.answers.clone());
+        let (consumer, silence) = (self.consumer.get(), self.silence);
+        let task = self.tasks.spawn(async move {
+            if !after.is_zero() {
+                tokio::time::sleep(after).await;
+            }
+            let event = match call {
+                Call::Iterator(anchor) => Event::Iterator(reader, api.iterator(&shard, &anchor).await),
+                Call::Records(iterator) => Event::Page(reader, api.records(&iterator).await),
+                Call::Subscribe(anchor) => {
+                    let over = match consumer {
+                        Some(arn) => subscription::run(&api, &arn, &shard, anchor, silence, reader, &answers).await,
+                        None => Err(Fault::not_ready("there is no consumer any more")),
                     };
+                    Event::Unsubscribed(reader, over)
                 }
-            }
-        }
+            };
+            // The tailer that does not listen any more has dropped this task.
+            let _ = answers.send(event).await;
+        });
+        self.calls.insert(reader, task);
     }
 
-    async fn relist(&mut self) -> Result<(), Fault> {
-        let description = self.context.api.describe().await?;
-        if self.era != Position::UNKNOWN_ERA && description.era.is_some_and(|era| era != self.era) {
-            let message = "the stream was deleted and made anew".to_owned();
-            return Err(Fault { kind: FaultKind::NotFound, message });
-        }
-        let listed = self.context.api.list_shards().await?;
-        let mut start = self.source.lineage.update(listed);
-        for shard in std::mem::take(&mut self.ended) {
-            if self.source.lineage.is_open(&shard) {
-                // Some answers lack the next iterator although the shard goes on.
-                self.follow_on(shard);
-            } else {
-                start.extend(self.source.lineage.end(&shard));
-            }
-        }
-        for (shard, closing) in &self.closing {
-            if self.source.lineage.is_closed(shard) {
-                closing.store(true, Ordering::Relaxed);
-            }
-        }
-        for shard in start {
-            self.spawn(shard, Start::Follow(Anchor::TrimHorizon));
-        }
-        Ok(())
-    }
-
-    /// A seek is over. What a shard lacks its parents may have.
-    async fn on_sought(&mut self, report: &Report) {
-        self.seeking.remove(&report.shard);
-        // A longer look-back reaches behind the last reshard, whatever was found since.
-        if !report.found || !self.context.config.lookback.is_zero() {
-            let now_ms = self.context.api.now_ms();
-            for parent in self.source.lineage.parents_to_seek(&report.shard) {
-                self.seeking.insert(parent.clone());
-                let start = self.seek(now_ms, true);
-                self.spawn(parent, start);
-            }
-        }
-        self.caught_up().await;
-    }
-
-    async fn caught_up(&mut self) {
-        if self.seeking.is_empty() && !self.source.caught_up {
-            self.source.caught_up = true;
-            // The manager that does not listen any more ends the readers too.
-            let _ = self.outlet.send(SourceEvent::CaughtUp).await;
-        }
+    fn survey(&mut self) {
+        self.surveying = true;
+        self.survey_at = None;
+        let (api, aws, answers) = (Arc::clone(&self.api), self.aws.clone(), self.answers.clone());
+        self.tasks.spawn(async move {
+            let survey = async {
+                aws.check().await?;
+                let description = api.describe().await?;
+                let shards = api.list_shards().await?;
+                Ok(Survey { era: description.era, retention_ms: description.retention_ms, shards })
+            };
+            let _ = answers.send(Event::Surveyed(survey.await)).await;
+        });
     }
 }
 
-impl Context {
-    fn contact(&self) {
-        self.metrics.stream_last_poll_timestamp.set(crate::metrics::unix_seconds(std::time::SystemTime::now()));
-        self.status.stream_contact();
-    }
-
-    /// Counts a call that was not answered as asked.
-    fn count(&self, kind: FaultKind) {
-        let outcome = match kind {
-            FaultKind::Throttled => "throttled",
-            FaultKind::ExpiredIterator => "expired",
-            FaultKind::InvalidArgument => "invalid",
-            FaultKind::NotFound => "not_found",
-            FaultKind::Denied => "denied",
-            FaultKind::Credentials | FaultKind::Config | FaultKind::NotReady | FaultKind::Unavailable => "failed",
-        };
-        self.metrics.stream_polls.get(&[outcome]).increment(1);
-    }
-
-    /// Says once what is wrong, and its cure.
-    fn trouble(&self, fault: &Fault) {
-        let stream = &self.config.name;
-        let cure = match fault.kind {
-            FaultKind::NotFound => {
-                format!(
-                    "no stream {stream:?} in this account and region: create it, or check KINESIS_STREAM and AWS_REGION"
-                )
-            }
-            FaultKind::Denied => {
-                "not allowed: kinesis:DescribeStreamSummary, ListShards, GetShardIterator and GetRecords are needed \
-                 (and kms:Decrypt on an encrypted stream)"
-                    .to_owned()
-            }
-            FaultKind::Credentials | FaultKind::Config => "cannot ask AWS".to_owned(),
-            FaultKind::NotReady => format!("stream {stream:?} is being created or changed"),
-            FaultKind::Throttled => format!("stream {stream:?} is read by too many"),
-            FaultKind::ExpiredIterator | FaultKind::InvalidArgument | FaultKind::Unavailable => {
-                format!("stream {stream:?} does not answer")
-            }
-        };
-        let message = format!("{cure}: {}", fault.message);
-        let code = fault.kind.code();
-        if self.status.stream_trouble(Trouble { code, message: message.clone() }) {
-            self.status.waiting_for(format!("the stream: {message}"));
-            tracing::warn!(stream, code, "{message}; serving what there is, and trying again");
-        }
-    }
-
-    fn longest_pause(&self, kind: FaultKind) -> Duration {
-        match kind {
-            FaultKind::Unavailable | FaultKind::Throttled | FaultKind::NotReady => LONGEST_PAUSE,
-            _ => LONGEST_PAUSE_FOR_PEOPLE,
-        }
+fn vouch(bootstrap: Bootstrap) -> Vouch {
+    match bootstrap {
+        Bootstrap::Pending => Vouch::Pending,
+        Bootstrap::Folded { .. } => Vouch::Folded,
+        Bootstrap::Absent | Bootstrap::Unavailable => Vouch::Nothing,
     }
 }
 
-fn jittered(duration: Duration) -> Duration {
-    duration.mul_f64(0.8 + 0.4 * fastrand::f64())
+/// Waits for news of the manifest; for ever, where there is none.
+async fn changed(bootstrap: &mut Option<watch::Receiver<Bootstrap>>) -> Vouch {
+    if let Some(receiver) = bootstrap {
+        if receiver.changed().await.is_ok() {
+            return vouch(*receiver.borrow_and_update());
+        }
+        // Whoever read it is gone.
+        *bootstrap = None;
+    }
+    std::future::pending().await
 }

@@ -1,23 +1,34 @@
-//! The four calls of the tailer.
+//! The calls of the tailer.
 #![expect(clippy::disallowed_types, reason = "an adapter")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_sdk_kinesis::Client;
-use aws_sdk_kinesis::types::{ShardIteratorType, StreamStatus};
+use aws_sdk_kinesis::operation::subscribe_to_shard::SubscribeToShardOutput;
+use aws_sdk_kinesis::types::{
+    Record, RecordDistributionStrategy, ShardIteratorType, StartingPosition, StreamStatus, SubscribeToShardEventStream,
+};
 use aws_smithy_types::DateTime;
+use bytes::Bytes;
 
-use super::cursor::{Anchor, Page};
+use super::cursor::{Anchor, Delivery, Page};
 use super::lineage::Shard;
 use crate::aws::{Aws, Fault, FaultKind, Retries, ServerClock};
-use crate::id::ShardId;
+use crate::id::{SequenceNumber, ShardId};
 
 /// The stream's service.
 pub(super) struct Api {
     client: Client,
     clock: Arc<ServerClock>,
     stream: String,
+    /// How many shards to list at a time.
+    page: i32,
+    warned: AtomicBool,
 }
+
+/// The most shards that one page lists.
+const SHARDS: i32 = 1000;
 
 /// What matters of a stream.
 pub(super) struct Description {
@@ -30,7 +41,8 @@ pub(super) struct Description {
 impl Api {
     pub(super) fn new(aws: &Aws, stream: String) -> Self {
         let clock = Arc::new(ServerClock::default());
-        Self { client: aws.kinesis(Retries::Ours, &clock), clock, stream }
+        let client = aws.kinesis(Retries::Ours, &clock);
+        Self { client, clock, stream, page: SHARDS, warned: AtomicBool::new(false) }
     }
 
     /// The service's time. It is known to the second, and a time in its future is refused: two seconds early.
@@ -55,6 +67,11 @@ impl Api {
             let message = "an answer without a description".to_owned();
             return Err(Fault { kind: FaultKind::Unavailable, message });
         };
+        if summary.record_distribution_strategy == Some(RecordDistributionStrategy::Auto)
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
+            super::observe::warn_of_auto_distribution(&self.stream);
+        }
         match summary.stream_status {
             StreamStatus::Creating => {
                 Err(Fault { kind: FaultKind::NotReady, message: "the stream is being created".to_owned() })
@@ -77,6 +94,7 @@ impl Api {
                 Some(token) => self.client.list_shards().next_token(token),
                 None => self.client.list_shards().stream_name(&self.stream),
             };
+            let request = request.max_results(self.page);
             let answer = request.send().await.map_err(|error| Fault::of(&error))?;
             for shard in answer.shards.unwrap_or_default() {
                 let parents = [shard.parent_shard_id, shard.adjacent_parent_shard_id];
@@ -102,6 +120,9 @@ impl Api {
                 let at = i64::try_from((*at).min(self.now_ms())).unwrap_or(i64::MAX);
                 request.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(at))
             }
+            Anchor::At(sequence) => request
+                .shard_iterator_type(ShardIteratorType::AtSequenceNumber)
+                .starting_sequence_number(sequence.as_str()),
             Anchor::After(sequence) => request
                 .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
                 .starting_sequence_number(sequence.as_str()),
@@ -115,22 +136,81 @@ impl Api {
     pub(super) async fn records(&self, iterator: &str) -> Result<Page, Fault> {
         let answer =
             self.client.get_records().shard_iterator(iterator).send().await.map_err(|error| Fault::of(&error))?;
-        let mut records = Vec::with_capacity(answer.records.len());
-        for record in answer.records {
-            let sequence = record.sequence_number.parse().map_err(|invalid: crate::id::Invalid| Fault {
-                kind: FaultKind::Unavailable,
-                message: format!("an answer that makes no sense: {invalid}"),
-            })?;
-            records.push((
-                sequence,
-                millis(record.approximate_arrival_timestamp.as_ref()),
-                record.data.into_inner().into(),
-            ));
-        }
+        let records = read(answer.records)?;
         let behind_ms = u64::try_from(answer.millis_behind_latest.unwrap_or(0)).unwrap_or(0);
         // Some stand-ins say "no more" with an empty text.
         Ok(Page { records, next: answer.next_shard_iterator.filter(|next| !next.is_empty()), behind_ms })
     }
+}
+
+impl Api {
+    /// Opens a subscription. Waits for its first frame, without a limit of its own.
+    pub(super) async fn subscribe(
+        &self,
+        consumer: &str,
+        shard: &ShardId,
+        anchor: &Anchor,
+    ) -> Result<Subscription, Fault> {
+        let position = StartingPosition::builder();
+        let position = match anchor {
+            Anchor::TrimHorizon => position.r#type(ShardIteratorType::TrimHorizon),
+            Anchor::AtTime(at) => {
+                let at = i64::try_from((*at).min(self.now_ms())).unwrap_or(i64::MAX);
+                position.r#type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(at))
+            }
+            Anchor::At(sequence) => {
+                position.r#type(ShardIteratorType::AtSequenceNumber).sequence_number(sequence.as_str())
+            }
+            Anchor::After(sequence) => {
+                position.r#type(ShardIteratorType::AfterSequenceNumber).sequence_number(sequence.as_str())
+            }
+        };
+        let position = position.build().map_err(|error| Fault::unavailable(error.to_string()))?;
+        let request = self.client.subscribe_to_shard().consumer_arn(consumer).shard_id(shard.as_str());
+        let output = request.starting_position(position).send().await.map_err(|error| Fault::of(&error))?;
+        Ok(Subscription { output })
+    }
+}
+
+/// An open subscription.
+pub(super) struct Subscription {
+    output: SubscribeToShardOutput,
+}
+
+impl Subscription {
+    /// What it brings next; nothing more when it has lived its time.
+    pub(super) async fn next(&mut self) -> Result<Option<Delivery>, Fault> {
+        loop {
+            return match self.output.event_stream.recv().await.map_err(|error| Fault::of(&error))? {
+                None => Ok(None),
+                Some(SubscribeToShardEventStream::SubscribeToShardEvent(event)) => {
+                    let records = read(event.records)?;
+                    // The SDK reads an absent one as an empty one: the end of the shard. Some stand-ins name the
+                    // children with every event of a closed shard, so that those with records need not be the last.
+                    let children = event.child_shards.is_some_and(|children| !children.is_empty());
+                    let ended = event.continuation_sequence_number.is_empty() || (children && records.is_empty());
+                    let continuation = event.continuation_sequence_number.parse().ok();
+                    let behind_ms = u64::try_from(event.millis_behind_latest).unwrap_or(0);
+                    Ok(Some(Delivery { records, continuation, behind_ms, ended }))
+                }
+                // An event that this SDK does not know.
+                Some(_) => continue,
+            };
+        }
+    }
+}
+
+fn read(given: Vec<Record>) -> Result<Vec<(SequenceNumber, u64, Bytes)>, Fault> {
+    let mut records = Vec::with_capacity(given.len());
+    for record in given {
+        let sequence = record.sequence_number.parse().map_err(|invalid: crate::id::Invalid| Fault {
+            kind: FaultKind::Unavailable,
+            message: format!("an answer that makes no sense: {invalid}"),
+        })?;
+        let arrival_ms = millis(record.approximate_arrival_timestamp.as_ref());
+        records.push((sequence, arrival_ms, record.data.into_inner().into()));
+    }
+    Ok(records)
 }
 
 fn parse_shard(id: &str) -> Result<ShardId, Fault> {

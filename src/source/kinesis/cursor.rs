@@ -35,6 +35,8 @@ pub enum Anchor {
     TrimHorizon,
     /// The first record that arrived at or after this time, in milliseconds since 1970.
     AtTime(u64),
+    /// This place, and what comes after it.
+    At(SequenceNumber),
     /// The record after this one.
     After(SequenceNumber),
 }
@@ -53,19 +55,25 @@ pub enum Ask {
 /// Where a cursor begins.
 #[derive(Debug, Clone)]
 pub enum Start {
-    /// At the last record before `now_ms`, sought no further back than `oldest_ms`, and followed from there.
-    Last {
-        /// The service's time.
-        now_ms: u64,
-        /// How far back to read at least.
-        lookback_ms: u64,
-        /// Nothing is older than this.
-        oldest_ms: u64,
-        /// Whether to stop there: the shard is closed, and only its last record matters.
-        history: bool,
-    },
+    /// Some way back, and followed from there.
+    Seek(Range),
     /// There, and followed.
     Follow(Anchor),
+}
+
+/// How far back a seek looks.
+#[derive(Debug, Clone)]
+pub struct Range {
+    /// The service's time.
+    pub now_ms: u64,
+    /// How far back to read at least.
+    pub window_ms: u64,
+    /// Whether to look further back until there is a record.
+    pub widen: bool,
+    /// Nothing is older than this.
+    pub oldest_ms: u64,
+    /// Whether to stop at the end of what was found: the shard is closed, and only its last record matters.
+    pub history: bool,
 }
 
 /// A page of records.
@@ -79,11 +87,26 @@ pub struct Page {
     pub behind_ms: u64,
 }
 
+/// What a subscription delivers at a time.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    /// As in a page.
+    pub records: Vec<(SequenceNumber, u64, Bytes)>,
+    /// Where the next subscription goes on; it moves on without records too.
+    pub continuation: Option<SequenceNumber>,
+    /// How far this is behind the tip.
+    pub behind_ms: u64,
+    /// Whether it was the last one of a closed shard.
+    pub ended: bool,
+}
+
 /// What a page meant.
 #[derive(Debug, Default)]
 pub struct Step {
     /// The records that are new.
     pub records: Vec<Record>,
+    /// Whether the newest part of the shard, as far back as the first window, has been read.
+    pub fresh: bool,
     /// Whether the seek is over, and whether it found a record.
     pub sought: Option<bool>,
     /// Whether the shard has ended.
@@ -99,8 +122,12 @@ pub struct Cursor {
     iterator: Option<String>,
     /// The last record that was handed on.
     last: Option<SequenceNumber>,
+    /// Where the last subscription stopped.
+    continuation: Option<SequenceNumber>,
     /// Where to begin while there is no such record.
     anchor: Anchor,
+    /// What came before is not wanted.
+    not_before_ms: u64,
     /// The latest arrival time so far, this shard's ancestors included.
     arrival_ms: u64,
     at_tip: bool,
@@ -118,6 +145,7 @@ struct Seek {
     started_ms: u64,
     oldest_ms: u64,
     history: bool,
+    widen: bool,
     window_ms: u64,
     /// The window before, read to the tip and empty.
     empty_ms: Option<u64>,
@@ -135,7 +163,7 @@ impl Seek {
     }
 
     fn exhausted(&self) -> bool {
-        self.anchor() == Anchor::TrimHorizon
+        !self.widen || self.anchor() == Anchor::TrimHorizon
     }
 
     /// Whether a page ends in what the window before has shown to be empty.
@@ -147,13 +175,19 @@ impl Seek {
 impl Cursor {
     /// A cursor that has asked nothing yet. `arrival_ms` is the latest arrival in the shard's ancestors.
     pub fn new(shard: ShardId, era: u64, arrival_ms: u64, start: Start) -> Self {
+        let mut not_before_ms = 0;
         let (seek, anchor, last) = match start {
-            Start::Last { now_ms, lookback_ms, oldest_ms, history } => {
+            Start::Seek(Range { now_ms, window_ms, widen, oldest_ms, history }) => {
+                if !widen {
+                    not_before_ms = now_ms.saturating_sub(window_ms);
+                }
                 let seek = Seek {
                     started_ms: now_ms,
                     oldest_ms,
                     history,
-                    window_ms: lookback_ms.max(FIRST_WINDOW_MS),
+                    widen,
+                    // Never nothing: widening multiplies.
+                    window_ms: if widen { window_ms.max(FIRST_WINDOW_MS) } else { window_ms },
                     empty_ms: None,
                     tip: None,
                     found: false,
@@ -170,7 +204,9 @@ impl Cursor {
             seek,
             iterator: None,
             last,
+            continuation: None,
             anchor,
+            not_before_ms,
             arrival_ms,
             at_tip: false,
             behind_ms: 0,
@@ -191,6 +227,16 @@ impl Cursor {
 
     fn resume(&self) -> Anchor {
         self.last.clone().map_or_else(|| self.anchor.clone(), Anchor::After)
+    }
+
+    /// Where a subscription begins.
+    pub fn subscribe_at(&self) -> Anchor {
+        self.continuation.clone().map_or_else(|| self.resume(), Anchor::At)
+    }
+
+    /// Whether it still looks back.
+    pub fn is_seeking(&self) -> bool {
+        self.seek.is_some()
     }
 
     /// Whether there is much to catch up with, so that the next page is wanted sooner than at the usual interval.
@@ -224,7 +270,7 @@ impl Cursor {
     /// place is before the oldest record that is kept.
     pub fn on_invalid(&mut self) -> bool {
         self.stuck = (0, u64::MAX);
-        if self.iterator.take().is_some() {
+        if self.iterator.take().is_some() || self.continuation.take().is_some() {
             return false;
         }
         match self.resume() {
@@ -238,28 +284,41 @@ impl Cursor {
                 self.anchor = Anchor::AtTime(at.saturating_sub(MARGIN_MS));
                 false
             }
-            Anchor::TrimHorizon => false,
+            Anchor::TrimHorizon | Anchor::At(_) => false,
         }
+    }
+
+    /// Takes in what a subscription delivered. `now_ms` is the service's time.
+    pub fn on_delivery(&mut self, delivery: Delivery, now_ms: u64) -> Step {
+        // An iterator from before the subscription is behind it.
+        self.iterator = None;
+        let empty = delivery.records.is_empty();
+        let mut step = Step { records: self.take(delivery.records), ..Step::default() };
+        self.behind_ms = delivery.behind_ms;
+        self.continuation = delivery.continuation.or(self.continuation.take());
+        self.at_tip = empty && self.is_tip(delivery.behind_ms);
+        if !empty {
+            self.stuck = (0, u64::MAX);
+        }
+        if self.at_tip {
+            self.anchor_before(now_ms.saturating_sub(delivery.behind_ms));
+        }
+        step.ended = delivery.ended || (self.closed && self.at_tip);
+        self.done = step.ended;
+        step
     }
 
     /// Takes in a page. `now_ms` is the service's time.
     pub fn on_page(&mut self, page: Page, now_ms: u64) -> Step {
-        let mut step = Step::default();
         let empty = page.records.is_empty();
         // Where this page ends: at its last record, or as far from the tip as it says. Stand-ins that are never behind
         // are not, whatever they say, while they have records.
         let end_ms =
             page.records.last().map_or(now_ms.saturating_sub(page.behind_ms), |(_, arrival_ms, _)| *arrival_ms);
         self.behind_ms = page.behind_ms;
-        for (sequence, arrival_ms, data) in page.records {
-            if self.last.as_ref().is_some_and(|last| sequence <= *last) {
-                continue;
-            }
-            self.arrival_ms = self.arrival_ms.max(arrival_ms);
-            self.last = Some(sequence.clone());
-            let position = Position { era: self.era, arrival_ms: self.arrival_ms, shard: self.shard.clone(), sequence };
-            step.records.push(Record { position, data });
-        }
+        // What a poll read, the next subscription need not deliver again.
+        self.continuation = None;
+        let mut step = Step { records: self.take(page.records), ..Step::default() };
         self.at_tip = empty && self.is_tip(page.behind_ms);
         if !empty {
             self.stuck = (0, u64::MAX);
@@ -273,10 +332,25 @@ impl Cursor {
         } else {
             self.iterator = page.next;
             if self.at_tip {
-                self.anchor = Anchor::AtTime(now_ms.saturating_sub(page.behind_ms).saturating_sub(MARGIN_MS));
+                self.anchor_before(now_ms.saturating_sub(page.behind_ms));
             }
         }
         step
+    }
+
+    /// The records that are new, with their places.
+    fn take(&mut self, records: Vec<(SequenceNumber, u64, Bytes)>) -> Vec<Record> {
+        let mut taken = Vec::with_capacity(records.len());
+        for (sequence, arrival_ms, data) in records {
+            if self.last.as_ref().is_some_and(|last| sequence <= *last) {
+                continue;
+            }
+            self.arrival_ms = self.arrival_ms.max(arrival_ms);
+            self.last = Some(sequence.clone());
+            let position = Position { era: self.era, arrival_ms: self.arrival_ms, shard: self.shard.clone(), sequence };
+            taken.push(Record { position, data });
+        }
+        taken
     }
 
     fn is_tip(&mut self, behind_ms: u64) -> bool {
@@ -296,6 +370,7 @@ impl Cursor {
         if self.at_tip && (seek.found || seek.tip.is_none()) {
             seek.tip = next.or(seek.tip.take());
         }
+        step.fresh = true;
         if !seek.found && !seek.exhausted() {
             seek.empty_ms = Some(seek.window_ms);
             seek.window_ms = seek.window_ms.saturating_mul(WIDEN);
@@ -308,8 +383,14 @@ impl Cursor {
         step.ended = ended;
         self.done = ended || seek.history;
         self.iterator = seek.tip.take();
-        self.anchor = Anchor::AtTime(seek.started_ms.saturating_sub(MARGIN_MS));
+        let started_ms = seek.started_ms;
         self.seek = None;
+        self.anchor_before(started_ms);
+    }
+
+    /// All that arrived until then has been read, but for clocks that disagree.
+    fn anchor_before(&mut self, at_ms: u64) {
+        self.anchor = Anchor::AtTime(at_ms.saturating_sub(MARGIN_MS).max(self.not_before_ms));
     }
 }
 
@@ -346,7 +427,7 @@ mod tests {
                     let newest = self.records.iter().map(|(_, sequence)| *sequence).max().unwrap_or(0);
                     format!("{at}:{}", first.map_or(newest, |(_, sequence)| sequence - 1))
                 }
-                Anchor::After(sequence) => {
+                Anchor::At(sequence) | Anchor::After(sequence) => {
                     let number: u64 = sequence.as_str().parse().expect("a small number");
                     let arrival = self.records.iter().find(|(_, s)| *s == number).map_or(T0, |(arrival, _)| *arrival);
                     format!("{arrival}:{number}")
@@ -386,8 +467,8 @@ mod tests {
     }
 
     fn seek(history: bool) -> Cursor {
-        let start = Start::Last { now_ms: T0, lookback_ms: 0, oldest_ms: T0 - 86_400_000, history };
-        Cursor::new(shard(), 1, 0, start)
+        let range = Range { now_ms: T0, window_ms: 0, widen: true, oldest_ms: T0 - 86_400_000, history };
+        Cursor::new(shard(), 1, 0, Start::Seek(range))
     }
 
     /// Runs a cursor until its seek is over, and answers the sequence numbers it handed on.
