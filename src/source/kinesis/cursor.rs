@@ -25,11 +25,15 @@ const FIRST_WINDOW_MS: u64 = 10_000;
 const WIDEN: u64 = 4;
 /// How far arrival times may disagree with the clock that stamps answers.
 const MARGIN_MS: u64 = 60_000;
+/// The same for a place found by time although a record was read: what a sequence number would tell for sure.
+const LONG_MARGIN_MS: u64 = 600_000;
+/// So many pages in a row without a next iterator are the end of a shard, whatever the listing says.
+const ENDINGS: u32 = 5;
 /// So many empty pages in a row that do not come closer to the tip are the tip.
 const STUCK: u32 = 5;
 
 /// Where an iterator begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Anchor {
     /// The oldest record that is kept.
     TrimHorizon,
@@ -111,6 +115,8 @@ pub struct Step {
     pub sought: Option<bool>,
     /// Whether the shard has ended.
     pub ended: bool,
+    /// Whether it would have, if the listing agreed.
+    pub doubtful: bool,
 }
 
 /// Reads one shard.
@@ -135,6 +141,8 @@ pub struct Cursor {
     behind_ms: u64,
     /// How many empty pages in a row came no closer to the tip, and how far the last one was.
     stuck: (u32, u64),
+    /// How many pages in a row had no next iterator.
+    endings: u32,
     /// Listed as closed: the next sight of the tip is the end.
     closed: bool,
     done: bool,
@@ -211,6 +219,7 @@ impl Cursor {
             at_tip: false,
             behind_ms: 0,
             stuck: (0, u64::MAX),
+            endings: 0,
             closed: false,
             done: false,
         }
@@ -226,7 +235,14 @@ impl Cursor {
     }
 
     fn resume(&self) -> Anchor {
-        self.last.clone().map_or_else(|| self.anchor.clone(), Anchor::After)
+        let Some(last) = &self.last else { return self.anchor.clone() };
+        // Behind the last record may lie hours without any, and each takes a dozen empty pages to cross.
+        match self.anchor {
+            Anchor::AtTime(at_ms) if at_ms > self.arrival_ms + 2 * LONG_MARGIN_MS => {
+                Anchor::AtTime(at_ms - LONG_MARGIN_MS)
+            }
+            _ => Anchor::After(last.clone()),
+        }
     }
 
     /// Where a subscription begins.
@@ -325,6 +341,13 @@ impl Cursor {
         }
         if let Some(seek) = &mut self.seek {
             seek.found |= !empty;
+        }
+        self.endings = if page.next.is_none() { self.endings + 1 } else { 0 };
+        if page.next.is_none() && self.endings < ENDINGS && (page.behind_ms > 0 || (self.seek.is_some() && !self.closed)) {
+            // Some answers lack the next iterator although the shard goes on.
+            step.doubtful = true;
+            self.iterator = None;
+        } else if self.seek.is_some() {
             self.on_seek_page(page.next, end_ms, &mut step);
         } else if page.next.is_none() || (self.closed && self.at_tip) {
             step.ended = true;
@@ -365,6 +388,11 @@ impl Cursor {
         let reached_empty = seek.reached_empty(end_ms);
         if !ended && !self.at_tip && !reached_empty {
             self.iterator = next;
+            // Should the iterator expire: not from the start of the window again.
+            let reached_ms = end_ms.saturating_sub(MARGIN_MS);
+            if self.last.is_none() && (self.anchor == Anchor::TrimHorizon || self.anchor < Anchor::AtTime(reached_ms)) {
+                self.anchor = Anchor::AtTime(reached_ms.max(self.not_before_ms));
+            }
             return;
         }
         if self.at_tip && (seek.found || seek.tip.is_none()) {

@@ -276,10 +276,15 @@ impl Tailer {
                     self.losses.on_success();
                     reader.load.note(now_ms, false);
                     let step = reader.cursor.on_page(page, now_ms);
+                    let doubtful = step.doubtful;
                     if self.on_step(id, step, now_ms, &mut effects) {
+                        if doubtful {
+                            effects.push(Effect::Survey(RELIST_SOON));
+                        }
                         let interval_ms = self.interval_ms();
                         let Some(reader) = self.readers.get_mut(&id) else { return effects };
                         let pause = reader.pace.pause(reader.cursor.is_behind(interval_ms), &mut self.rng);
+                        let pause = if doubtful { pause.max(2 * RELIST_SOON) } else { pause };
                         self.ask(id, pause, now_ms, &mut effects);
                     }
                 }
