@@ -21,6 +21,7 @@ use serde_json::value::RawValue;
 
 use crate::id::{Digest, Format, MessageId, ModelName, Slot, StateKey, Version};
 
+pub(crate) use decode::KPL_MAGIC;
 pub use decode::decode;
 pub use payload::inflate;
 pub use uri::ArtifactUri;

@@ -257,7 +257,8 @@ impl Cursor {
             }
             self.arrival_ms = self.arrival_ms.max(arrival_ms);
             self.last = Some(sequence.clone());
-            let position = Position { era: self.era, arrival_ms: self.arrival_ms, shard: self.shard.clone(), sequence };
+            let (era, arrival_ms, shard) = (self.era, self.arrival_ms, self.shard.clone());
+            let position = Position { era, arrival_ms, shard, sequence, subsequence: 0 };
             step.records.push(Record { position, data });
         }
         self.at_tip = empty && self.is_tip(page.behind_ms);
