@@ -4,6 +4,7 @@
 #[path = "../../src"]
 mod hotserve {
     pub mod id;
+    pub mod error;
     pub mod notification;
     pub mod source {
         //! The source without its streams.
@@ -25,4 +26,4 @@ mod hotserve {
     }
 }
 
-pub use hotserve::{id, notification, source};
+pub use hotserve::{error, id, notification, source};

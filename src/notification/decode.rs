@@ -279,6 +279,24 @@ mod tests {
     }
 
     #[test]
+    fn a_rejection_is_short_whatever_it_quotes() {
+        let long = r"\u0001".repeat(1 << 18);
+        for text in [
+            format!(r#"{{"state":1,"must_understand":["{long}"]}}"#),
+            format!(r#"{{"{long}":1,"{long}":2}}"#),
+            format!(r#"{{"model":{{"name":"m","format":"linear","inline":"","encoding":"{long}"}}}}"#),
+            format!(
+                r#"{{"model":{{"name":"m","format":"linear","size":1,"sha256":"{}","uri":"{long}"}}}}"#,
+                "a".repeat(64)
+            ),
+        ] {
+            let detail = read(&text).expect_err("refused").detail;
+            let begin: String = detail.chars().take(80).collect();
+            assert!(detail.len() <= 1024, "{} bytes: {begin}", detail.len());
+        }
+    }
+
+    #[test]
     fn a_payload_over_the_limit_is_refused_before_it_is_read() {
         let limits = Limits { payload_bytes: 10, ..Limits::default() };
         let rejection = decode(&Bytes::from_static(br#"{"state":"0123456789"}"#), &limits).expect_err("too large");
