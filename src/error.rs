@@ -16,3 +16,34 @@ pub fn chain(error: &(dyn StdError + 'static)) -> String {
     }
     text
 }
+
+/// The text, without its middle if it is long. What is said about bytes from outside quotes them, and it is logged and
+/// kept in the history: a message of 10 MiB must not fill either.
+pub fn shorten(text: String) -> String {
+    const HEAD: usize = 512;
+    const TAIL: usize = 256;
+    if text.len() <= 1024 {
+        return text;
+    }
+    let (head, rest) = text.split_at(text.floor_char_boundary(HEAD));
+    let (_, tail) = rest.split_at(rest.ceil_char_boundary(rest.len().saturating_sub(TAIL)));
+    format!("{head} … {tail}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_keeps_its_ends_and_whole_characters() {
+        for character in ["x", "é", "€", "𝄞"] {
+            for length in [0, 1, 255, 256, 511, 1024] {
+                let short = character.repeat(length / character.len());
+                assert_eq!(shorten(short.clone()), short);
+            }
+            let long = format!("the uri {}: no bucket", character.repeat(10_000));
+            let cut = shorten(long);
+            assert!(cut.starts_with("the uri ") && cut.ends_with(": no bucket") && cut.len() <= 800, "{cut}");
+        }
+    }
+}

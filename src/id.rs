@@ -345,7 +345,7 @@ impl fmt::Display for Slot {
 
 /// Where a record stands in the stream: what orders notifications that carry no version.
 ///
-/// Within a shard the sequence number decides. Across shards there is only the arrival time, which Kinesis calls
+/// Within a shard the sequence number decides, and within a record the place in it. Across shards there is only the arrival time, which Kinesis calls
 /// approximate: a heuristic, made monotone within a shard and its descendants by the source. Publish versions where
 /// several shards or producers write one slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -359,6 +359,13 @@ pub struct Position {
     pub shard: ShardId,
     /// The place in the shard.
     pub sequence: SequenceNumber,
+    /// The place in the record, from 0, where a producer packed several messages into one record; else 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub subsequence: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Position {
@@ -371,7 +378,7 @@ impl Position {
         let order = if known && self.era != other.era {
             self.era.cmp(&other.era)
         } else if self.shard == other.shard {
-            self.sequence.cmp(&other.sequence)
+            self.sequence.cmp(&other.sequence).then(self.subsequence.cmp(&other.subsequence))
         } else {
             (self.arrival_ms, &self.shard).cmp(&(other.arrival_ms, &other.shard))
         };
@@ -412,11 +419,13 @@ impl Rank {
 }
 
 impl fmt::Display for Rank {
-    /// What the version headers say: the version, else the sequence number, else 0.
+    /// What the version headers say: the version, else the sequence number (and the place in the record, behind the
+    /// first one: two contents of one record are told apart), else 0.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Initial => f.write_str("0"),
-            Self::Stream(position) => position.sequence.fmt(f),
+            Self::Stream(Position { sequence, subsequence: 0, .. }) => sequence.fmt(f),
+            Self::Stream(Position { sequence, subsequence, .. }) => write!(f, "{sequence}.{subsequence}"),
             Self::Version(version) => version.fmt(f),
         }
     }
@@ -468,11 +477,36 @@ mod tests {
             arrival_ms,
             shard: shard.parse().expect("shard"),
             sequence: sequence.parse().expect("sequence"),
+            subsequence: 0,
         };
         assert!(at(2, 0, "s-0", "1").is_after(&at(1, 9, "s-0", "9")));
         assert!(at(1, 5, "s-0", "10").is_after(&at(1, 9, "s-0", "9")), "the clock is not asked within a shard");
         assert!(at(1, 9, "s-0", "1").is_after(&at(1, 5, "s-1", "10")));
         assert!(!at(1, 5, "s-0", "1").is_after(&at(1, 5, "s-0", "1")));
         assert!(at(0, 5, "s-0", "2").is_after(&at(9, 5, "s-0", "1")), "an unknown era is not compared");
+    }
+
+    #[test]
+    fn messages_of_one_record_are_ordered_told_apart_and_read_back() {
+        let at = |sequence: &str, subsequence| Position {
+            era: 1,
+            arrival_ms: 5,
+            shard: "s-0".parse().expect("shard"),
+            sequence: sequence.parse().expect("sequence"),
+            subsequence,
+        };
+        assert!(at("7", 1).is_after(&at("7", 0)) && !at("7", 0).is_after(&at("7", 1)));
+        assert!(!at("7", 1).is_after(&at("7", 1)));
+        assert!(at("8", 0).is_after(&at("7", 9)), "the record comes first");
+        let elsewhere = Position { shard: "s-1".parse().expect("shard"), ..at("7", 0) };
+        assert!(!at("7", 9).is_after(&elsewhere), "it says nothing about another shard");
+        assert_ne!(at("7", 1), at("7", 0));
+        for (subsequence, shown) in [(0, "7"), (1, "7.1")] {
+            let position = at("7", subsequence);
+            assert_eq!(Rank::Stream(position.clone()).to_string(), shown);
+            let json = serde_json::to_string(&position).expect("to memory");
+            assert_eq!(serde_json::from_str::<Position>(&json).expect("what was written"), position);
+            assert_eq!(json.contains("subsequence"), subsequence > 0, "what older journals look like: {json}");
+        }
     }
 }

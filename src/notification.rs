@@ -19,8 +19,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::error::shorten;
 use crate::id::{Digest, Format, MessageId, ModelName, Slot, StateKey, Version};
 
+pub(crate) use decode::KPL_MAGIC;
 pub use decode::decode;
 pub use payload::inflate;
 pub use uri::ArtifactUri;
@@ -143,7 +145,7 @@ pub struct Rejection {
 
 impl Rejection {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: shorten(detail.into()) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where notifications come from.
 
+pub mod aggregate;
 pub mod kinesis;
 pub mod memory;
 

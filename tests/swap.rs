@@ -229,3 +229,18 @@ async fn of_many_queued_updates_to_a_slot_the_newest_is_loaded() {
     assert_eq!(server.metric(r#"hotserve_updates_total{kind="model",outcome="applied"}"#).await, 1.0);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_packed_into_one_record_are_served_in_their_order() {
+    let (server, feeder) = Server::fed().await;
+    let server = server.ready().await;
+    // Six states of one key, without versions: the last one is served, and its version tells them apart.
+    feeder.put(&include_bytes!("kpl/hash_keys.bin")[..]).await;
+    server.until_state(5).await;
+    assert_eq!(server.client.get("/state").await.header("x-state-version"), "1.5");
+    // In a record of its own, a message shows the record's number.
+    feeder.put(&include_bytes!("kpl/one.bin")[..]).await;
+    server.until_state(1).await;
+    assert_eq!(server.client.get("/state").await.header("x-state-version"), "2");
+    server.stop().await;
+}

@@ -168,6 +168,7 @@ mod tests {
             arrival_ms: 0,
             shard: "s".parse().expect("a shard id"),
             sequence: sequence.to_string().parse().expect("digits"),
+            subsequence: 0,
         })
     }
 

@@ -29,7 +29,7 @@ pub struct Refusal {
 
 impl Refusal {
     pub(super) fn new(reason: &'static str, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: crate::error::shorten(detail.into()) }
     }
 }
 

@@ -37,15 +37,14 @@ const UNDERSTOOD: [&str; 22] = [
 ];
 
 /// The first four bytes of a record that the Kinesis Producer Library aggregated.
-const KPL_MAGIC: &[u8] = &[0xf3, 0x89, 0x9a, 0xc2];
+pub(crate) const KPL_MAGIC: &[u8] = &[0xf3, 0x89, 0x9a, 0xc2];
 
 /// Decodes the data of one record.
 pub fn decode(data: &Bytes, limits: &Limits) -> Result<Notification, Rejection> {
+    // The source took apart what is sound (`source::aggregate`).
     if data.starts_with(KPL_MAGIC) {
-        return Err(Rejection::new(
-            Reason::UnknownKind,
-            "a KPL-aggregated record: not supported yet; switch aggregation off in the producer",
-        ));
+        let detail = "a KPL-aggregated record that is broken or cut, within another one, or of too many messages";
+        return Err(Rejection::new(Reason::UnknownKind, detail));
     }
     if data.len() > limits.payload_bytes {
         let detail = format!("{} bytes are over the limit of {}", data.len(), limits.payload_bytes);
@@ -276,6 +275,24 @@ mod tests {
         ] {
             let short: String = text.chars().take(80).collect();
             assert_eq!(reason(text), expected, "{short}");
+        }
+    }
+
+    #[test]
+    fn a_rejection_is_short_whatever_it_quotes() {
+        let long = r"\u0001".repeat(1 << 18);
+        for text in [
+            format!(r#"{{"state":1,"must_understand":["{long}"]}}"#),
+            format!(r#"{{"{long}":1,"{long}":2}}"#),
+            format!(r#"{{"model":{{"name":"m","format":"linear","inline":"","encoding":"{long}"}}}}"#),
+            format!(
+                r#"{{"model":{{"name":"m","format":"linear","size":1,"sha256":"{}","uri":"{long}"}}}}"#,
+                "a".repeat(64)
+            ),
+        ] {
+            let detail = read(&text).expect_err("refused").detail;
+            let begin: String = detail.chars().take(80).collect();
+            assert!(detail.len() <= 1024, "{} bytes: {begin}", detail.len());
         }
     }
 

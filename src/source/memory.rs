@@ -3,7 +3,7 @@
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Outlet, Record, Running, Source, SourceEvent};
+use super::{Outlet, Running, Source, SourceEvent, aggregate};
 use crate::id::{Position, SequenceNumber, ShardId};
 
 /// Delivers what its [`Feeder`] is given.
@@ -50,8 +50,10 @@ impl Source for MemorySource {
                 };
                 number += 1;
                 let sequence: SequenceNumber = number.to_string().parse().expect("digits");
-                let position = Position { era: 0, arrival_ms: now_ms(), shard: shard.clone(), sequence };
-                if outlet.send(SourceEvent::Records(vec![Record { position, data }])).await.is_err() {
+                let position =
+                    Position { era: 0, arrival_ms: now_ms(), shard: shard.clone(), sequence, subsequence: 0 };
+                let records = aggregate::expand(position, data).collect();
+                if outlet.send(SourceEvent::Records(records)).await.is_err() {
                     return;
                 }
             }

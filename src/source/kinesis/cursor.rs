@@ -17,7 +17,7 @@
 use bytes::Bytes;
 
 use crate::id::{Position, SequenceNumber, ShardId};
-use crate::source::Record;
+use crate::source::{Record, aggregate};
 
 /// The first window of a seek.
 const FIRST_WINDOW_MS: u64 = 10_000;
@@ -370,8 +370,8 @@ impl Cursor {
             }
             self.arrival_ms = self.arrival_ms.max(arrival_ms);
             self.last = Some(sequence.clone());
-            let position = Position { era: self.era, arrival_ms: self.arrival_ms, shard: self.shard.clone(), sequence };
-            taken.push(Record { position, data });
+            let (era, arrival_ms, shard) = (self.era, self.arrival_ms, self.shard.clone());
+            taken.extend(aggregate::expand(Position { era, arrival_ms, shard, sequence, subsequence: 0 }, data));
         }
         taken
     }

@@ -1,0 +1,29 @@
+//! The decoders that read bytes from outside, as they are in `src/`, without the rest of the server: they build in
+//! seconds, and only they are measured.
+
+#[path = "../../src"]
+mod hotserve {
+    pub mod id;
+    pub mod error;
+    pub mod notification;
+    pub mod source {
+        //! The source without its streams.
+
+        use bytes::Bytes;
+
+        use crate::id::Position;
+
+        /// As in `src/source.rs`.
+        #[derive(Debug, Clone)]
+        pub struct Record {
+            /// Where it stands.
+            pub position: Position,
+            /// What it says.
+            pub data: Bytes,
+        }
+
+        pub mod aggregate;
+    }
+}
+
+pub use hotserve::{error, id, notification, source};

@@ -1,0 +1,50 @@
+//! What fuzzing has found (`scripts/fuzz`) goes through the decoders once more: none panics, and each keeps its promises.
+
+use bytes::Bytes;
+use hotserve::notification::{Limits, decode};
+use hotserve::source::aggregate::split;
+use md5::{Digest as _, Md5};
+
+use crate::support::repository;
+
+/// The inputs of a target, with their names.
+fn corpus(target: &str) -> Vec<(String, Bytes)> {
+    let folder = repository("fuzz/corpus").join(target);
+    let files = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
+    let inputs: Vec<_> = files.map(|path| (path.display().to_string(), std::fs::read(path).unwrap().into())).collect();
+    assert!(inputs.len() >= 20, "{} has {} files", folder.display(), inputs.len());
+    inputs
+}
+
+#[test]
+fn every_input_is_a_notification_or_a_short_rejection() {
+    let (mut accepted, mut reasons) = (0, std::collections::HashSet::new());
+    for (name, data) in corpus("notification") {
+        match decode(&data, &Limits::default()) {
+            Ok(notification) => {
+                accepted += 1;
+                assert!(notification.slots().count() > 0, "{name}");
+            }
+            Err(rejection) => {
+                assert!((1..=1024).contains(&rejection.detail.len()), "{name}: {rejection}");
+                reasons.insert(rejection.reason);
+            }
+        }
+    }
+    assert!(accepted > 20 && reasons.len() > 6, "{accepted} and {reasons:?}: the corpus reaches too little");
+}
+
+#[test]
+fn every_input_is_an_aggregate_or_plain() {
+    let mut found = 0;
+    for (name, data) in corpus("aggregate") {
+        // As the target does: as it is, and with the digest that no fuzzer guesses.
+        let sealed = [&b"\xf3\x89\x9a\xc2"[..], &data, &Md5::digest(&data)].concat().into();
+        for data in [data, sealed] {
+            let parts = split(&data).unwrap_or_default();
+            found += parts.len();
+            assert!(parts.iter().map(Bytes::len).sum::<usize>() <= data.len(), "{name}");
+        }
+    }
+    assert!(found > 20, "{found} messages: the corpus reaches too little");
+}
