@@ -1,49 +1,79 @@
 //! The endpoints of `hotserve dev` behave, and misbehave, as the real ones do: what the SDK's clients see of them.
 
-use aws_sdk_s3::error::ProvideErrorMetadata as _;
-use aws_sdk_s3::primitives::ByteStream;
+mod fan_out;
+mod polling;
+mod s3;
+mod time;
 
-use crate::support::{BUCKET, Cloud};
-use hotserve::aws::Retries;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_get_with_a_condition_is_answered_as_s3_does() {
-    let cloud = Cloud::start(1).await;
-    let s3 = cloud.aws.s3(Retries::Ours);
-    let put = s3.put_object().bucket(BUCKET).key("manifest").body(ByteStream::from_static(b"1")).send().await.unwrap();
-    let etag = put.e_tag().unwrap();
-    let get = || s3.get_object().bucket(BUCKET).key("manifest");
+use aws_sdk_kinesis::error::SdkError;
+use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
+use aws_sdk_kinesis::types::{Record, ShardIteratorType};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use hotserve::aws::{Retries, ServerClock};
+use hotserve::embedded::faults::{Action, Faults, Rules};
 
-    let unchanged = get().if_none_match(etag).send().await.unwrap_err();
-    assert_eq!(unchanged.raw_response().unwrap().status().as_u16(), 304, "{unchanged:?}");
-    let changed = get().if_none_match("\"other\"").send().await.unwrap();
-    assert_eq!(changed.body.collect().await.unwrap().into_bytes(), "1");
-    get().if_match(etag).send().await.unwrap();
-    let other = get().if_match("\"other\"").send().await.unwrap_err();
-    assert_eq!(other.code(), Some("PreconditionFailed"), "{other:?}");
-    assert_eq!(other.raw_response().unwrap().status().as_u16(), 412);
-    let missing = s3.get_object().bucket(BUCKET).key("none").if_none_match(etag).send().await.unwrap_err();
-    assert_eq!(missing.code(), Some("NoSuchKey"), "{missing:?}");
+use crate::support::{Cloud, STREAM};
+
+const SHARD: &str = "shardId-000000000000";
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn faults(rules: &str) -> Arc<Faults> {
+    Faults::new(Rules::parse(rules).unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_writers_with_one_condition_one_wins() {
-    let cloud = Cloud::start(1).await;
-    let s3 = cloud.aws.s3(Retries::Ours);
-    let put = |text: String| s3.put_object().bucket(BUCKET).key("m").body(ByteStream::from(text.into_bytes()));
+/// A layer whose clock is behind by so much.
+fn faults_before(rules: &str, before: Duration) -> Arc<Faults> {
+    let faults = faults(rules);
+    faults.set_clock_offset(-i64::try_from(before.as_millis()).unwrap());
+    faults
+}
 
-    let created =
-        futures_util::future::join_all((0..8).map(|n| put(format!("new {n}")).if_none_match("*").send())).await;
-    assert_eq!(created.iter().filter(|result| result.is_ok()).count(), 1, "{created:?}");
-    let etag = created.into_iter().find_map(Result::ok).unwrap().e_tag.unwrap();
+fn action(name: &str) -> Action {
+    name.parse().unwrap()
+}
 
-    let swapped = futures_util::future::join_all((0..8).map(|n| put(format!("next {n}")).if_match(&etag).send())).await;
-    assert_eq!(swapped.iter().filter(|result| result.is_ok()).count(), 1, "{swapped:?}");
-    for lost in swapped.into_iter().filter_map(Result::err) {
-        assert_eq!(lost.code(), Some("PreconditionFailed"), "{lost:?}");
-        assert_eq!(lost.raw_response().unwrap().status().as_u16(), 412);
+/// A client that shows every answer.
+fn client(cloud: &Cloud) -> aws_sdk_kinesis::Client {
+    cloud.aws.kinesis(Retries::Ours, &Arc::new(ServerClock::default()))
+}
+
+fn code<E: ProvideErrorMetadata + Debug, R: Debug>(error: &SdkError<E, R>) -> String {
+    error.code().unwrap_or("none").to_owned()
+}
+
+async fn iterator_of(cloud: &Cloud, shard: &str, kind: ShardIteratorType) -> String {
+    let ask = client(cloud).get_shard_iterator().stream_name(STREAM).shard_id(shard).shard_iterator_type(kind);
+    ask.send().await.unwrap().shard_iterator.unwrap()
+}
+
+async fn iterator(cloud: &Cloud, kind: ShardIteratorType) -> String {
+    iterator_of(cloud, SHARD, kind).await
+}
+
+async fn page(cloud: &Cloud, iterator: &str) -> GetRecordsOutput {
+    client(cloud).get_records().shard_iterator(iterator).send().await.unwrap()
+}
+
+/// All pages from there until one says that it is at the tip, or the shard ends.
+async fn pages(cloud: &Cloud, iterator: String) -> Vec<GetRecordsOutput> {
+    let (client, mut next, mut pages) = (client(cloud), Some(iterator), Vec::new());
+    while let Some(iterator) = next {
+        let page = client.get_records().shard_iterator(iterator).send().await.unwrap();
+        next = page.next_shard_iterator.clone().filter(|_| page.millis_behind_latest != Some(0));
+        pages.push(page);
     }
-    s3.delete_object().bucket(BUCKET).key("m").send().await.unwrap();
-    let gone = put("late".to_owned()).if_match(&etag).send().await.unwrap_err();
-    assert_eq!(gone.code(), Some("NoSuchKey"), "{gone:?}");
+    pages
+}
+
+fn texts(records: &[Record]) -> Vec<String> {
+    records.iter().map(|record| String::from_utf8(record.data.as_ref().to_vec()).unwrap()).collect()
+}
+
+fn arrival(record: &Record) -> i64 {
+    record.approximate_arrival_timestamp.unwrap().to_millis().unwrap()
 }
