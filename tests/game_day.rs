@@ -3,6 +3,7 @@
 mod fan_out;
 mod polling;
 mod s3;
+mod servers;
 mod time;
 
 use std::fmt::Debug;

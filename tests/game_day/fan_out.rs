@@ -49,6 +49,10 @@ async fn event(subscription: &mut SubscribeToShardOutput) -> Result<Option<Subsc
         Ok(Ok(Some(SubscribeToShardEventStream::SubscribeToShardEvent(event)))) => Ok(Some(event)),
         Ok(Ok(None)) => Ok(None),
         Ok(Ok(other)) => panic!("{other:?}"),
+        // The kind of an exception is in its frame's header, and no code in its body.
+        Ok(Err(error)) if error.as_service_error().is_some_and(|error| error.is_resource_in_use_exception()) => {
+            Err("ResourceInUseException".to_owned())
+        }
         Ok(Err(error)) => Err(code(&error)),
         Err(_) => Err("silence".to_owned()),
     }

@@ -71,8 +71,9 @@ async fn every_wrong_answer_is_what_a_client_sees() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_denied_is_denied_and_nothing_else() {
-    let faults = faults("deny = ['kinesis:DescribeStreamSummary', 's3:GetObject']");
+    let faults = faults("");
     let cloud = Cloud::faulty(1, &faults).await;
+    faults.update(|rules| rules.deny = vec![action("kinesis:DescribeStreamSummary"), action("s3:GetObject")]);
     let describe = || async { client(&cloud).describe_stream_summary().stream_name(STREAM).send().await };
     let denied = describe().await.unwrap_err();
     assert_eq!(code(&denied), "AccessDeniedException");
