@@ -13,6 +13,9 @@ use crate::embedded::conditional;
 
 pub(super) const JSON: &str = "application/x-amz-json-1.1";
 
+/// An answer that says no. Boxed: it is large, and rare.
+pub(super) type Refusal = Box<Response>;
+
 /// An error as Kinesis writes it.
 pub(super) fn kinesis(status: StatusCode, code: &str, message: &str) -> Response {
     let body = serde_json::json!({"__type": code, "message": message}).to_string();

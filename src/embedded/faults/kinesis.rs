@@ -13,7 +13,7 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-use super::answers::{self, JSON};
+use super::answers::{self, JSON, Refusal};
 use super::index::{Entry, Place};
 use super::reads::Token;
 use super::{Action, Call, Faults};
@@ -120,7 +120,7 @@ impl Inner {
     }
 
     /// Asks Kinesis something else in the name of the same client.
-    pub(super) async fn ask(&self, head: &Parts, operation: &str, body: &Value) -> Result<Value, Response> {
+    pub(super) async fn ask(&self, head: &Parts, operation: &str, body: &Value) -> Result<Value, Refusal> {
         let mut head = head.clone();
         if let Ok(target) = HeaderValue::from_str(&format!("Kinesis_20131202.{operation}")) {
             head.headers.insert("x-amz-target", target);
@@ -134,13 +134,13 @@ impl Inner {
             return self.pass(asked).await;
         };
         if let Err(answer) = self.known(&asked.head, &stream).await {
-            return answer;
+            return *answer;
         }
         let _alone = self.faults.puts.lock().await;
         let body = asked.body.clone();
         let answer = match read(self.pass(asked).await).await {
             Ok(answer) => answer,
-            Err(answer) => return answer,
+            Err(answer) => return *answer,
         };
         let (put, stored) = match (body.get("Records"), answer.1.get("Records")) {
             (Some(Value::Array(put)), Some(Value::Array(stored))) => (put.as_slice(), stored.as_slice()),
@@ -185,7 +185,7 @@ impl Inner {
     async fn reshard(&self, asked: Asked) -> Response {
         let stream = asked.stream().unwrap_or_default();
         if let Err(answer) = self.known(&asked.head, &stream).await {
-            return answer;
+            return *answer;
         }
         let answer = self.pass(asked).await;
         let now_ms = self.faults.now_ms();
@@ -203,7 +203,7 @@ impl Inner {
         let head = asked.head.clone();
         let mut answer = match read(self.pass(asked).await).await {
             Ok(answer) => answer,
-            Err(answer) => return answer,
+            Err(answer) => return *answer,
         };
         if self.known(&head, &stream).await.is_ok() {
             let created_ms = self.faults.index().stream(&stream).map(|stream| stream.created_ms);
@@ -217,7 +217,7 @@ impl Inner {
     }
 
     /// What is known of a stream; its records are read in where they were there before the layer was.
-    pub(super) async fn known(&self, head: &Parts, stream: &str) -> Result<Described, Response> {
+    pub(super) async fn known(&self, head: &Parts, stream: &str) -> Result<Described, Refusal> {
         let answer = self.ask(head, "DescribeStream", &json!({"StreamName": stream, "Limit": 10_000})).await?;
         let description = Described::read(&answer);
         let is_new = self.faults.index().stream(stream).is_none();
@@ -235,7 +235,7 @@ impl Inner {
         Ok(description)
     }
 
-    async fn take_in(&self, head: &Parts, stream: &str, description: &Described) -> Result<(), Response> {
+    async fn take_in(&self, head: &Parts, stream: &str, description: &Described) -> Result<(), Refusal> {
         let mut found = Vec::new();
         for shard in &description.shards {
             let from = json!({"StreamName": stream, "ShardId": shard.id, "ShardIteratorType": "TRIM_HORIZON"});
@@ -353,11 +353,11 @@ pub(super) fn timestamp(ms: u64) -> Value {
 }
 
 /// An answer of JSON that is no error.
-async fn read(answer: Response) -> Result<(http::response::Parts, Value), Response> {
+async fn read(answer: Response) -> Result<(http::response::Parts, Value), Refusal> {
     let (head, body) = answer.into_parts();
     let bytes = to_bytes(body, usize::MAX).await.unwrap_or_default();
     if head.status != StatusCode::OK {
-        return Err(Response::from_parts(head, Body::from(bytes)));
+        return Err(Response::from_parts(head, Body::from(bytes)).into());
     }
     Ok((head, serde_json::from_slice(&bytes).unwrap_or_default()))
 }

@@ -7,7 +7,7 @@ use http::request::Parts;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::answers;
+use super::answers::{self, Refusal};
 use super::index::{Cursor, Entry, Limits, Page};
 use super::kinesis::{Asked, Described, Inner, place, said, sequence, time_ms, timestamp};
 use super::{Faults, MillisBehind, millis};
@@ -46,7 +46,7 @@ impl Inner {
                 let token = Token { stream, shard, cursor, made_ms, empty_pages: 0 };
                 said(&json!({"ShardIterator": token.write()}))
             }
-            Err(answer) => answer,
+            Err(answer) => *answer,
         }
     }
 
@@ -58,7 +58,7 @@ impl Inner {
         shard: &str,
         kind: &str,
         body: &Value,
-    ) -> Result<Cursor, Response> {
+    ) -> Result<Cursor, Refusal> {
         let mut check = body.clone();
         let is_time = kind == "AT_TIMESTAMP" && body.get("Timestamp").is_some_and(Value::is_number);
         if let (true, Some(check)) = (is_time, check.as_object_mut()) {
@@ -79,12 +79,12 @@ impl Inner {
         kind: &str,
         at: Option<crate::id::SequenceNumber>,
         at_ms: u64,
-    ) -> Result<Cursor, Response> {
+    ) -> Result<Cursor, Refusal> {
         let now_ms = self.faults.now_ms();
         let mut index = self.faults.index();
         let Some(log) = index.stream(stream).and_then(|stream| stream.known(shard)) else {
             let message = format!("Shard {shard} in stream {stream} under account 000000000000 does not exist");
-            return Err(answers::refused("ResourceNotFoundException", &message));
+            return Err(answers::refused("ResourceNotFoundException", &message).into());
         };
         match (kind, at) {
             ("TRIM_HORIZON", _) => Ok(log.start()),
@@ -93,7 +93,7 @@ impl Inner {
                     "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis. \
                      timestampInMillis: {at_ms}, currentTimestampInMillis: {now_ms}"
                 );
-                Err(answers::refused("InvalidArgumentException", &message))
+                Err(answers::refused("InvalidArgumentException", &message).into())
             }
             ("AT_TIMESTAMP", _) => Ok(log.at_time(at_ms, now_ms)),
             ("AT_SEQUENCE_NUMBER" | "AFTER_SEQUENCE_NUMBER", Some(at)) if log.is_trimmed(&at) => {
@@ -101,7 +101,7 @@ impl Inner {
                     "StartingSequenceNumber {at} used in GetShardIterator on shard {shard} in stream {stream} under \
                      account 000000000000 is invalid."
                 );
-                Err(answers::refused("InvalidArgumentException", &message))
+                Err(answers::refused("InvalidArgumentException", &message).into())
             }
             ("AT_SEQUENCE_NUMBER" | "AFTER_SEQUENCE_NUMBER", Some(at)) => Ok(log.at_place(place(kind, at))),
             _ => Ok(log.tip(now_ms)),
@@ -127,7 +127,7 @@ impl Inner {
         }
         let description = match self.known(&asked.head, &token.stream).await {
             Ok(description) => description,
-            Err(answer) => return answer,
+            Err(answer) => return *answer,
         };
         let wanted = asked.body.get("Limit").and_then(Value::as_u64).and_then(|limit| usize::try_from(limit).ok());
         let limits = Limits {

@@ -59,7 +59,7 @@ impl Inner {
         };
         let head = asked.head.clone();
         if let Err(answer) = self.known(&head, &stream).await {
-            return answer;
+            return *answer;
         }
         let start = asked.body.get("StartingPosition").cloned().unwrap_or_default();
         let kind = start.get("Type").and_then(Value::as_str).unwrap_or_default();
@@ -72,7 +72,7 @@ impl Inner {
         let at = sequence(start.get("SequenceNumber"));
         let cursor = match self.cursor(&stream, &shard, kind, at, time_ms(start.get("Timestamp"))) {
             Ok(cursor) => cursor,
-            Err(answer) => return answer,
+            Err(answer) => return *answer,
         };
         let takeover_after = self.faults.rules().fan_out.takeover_after;
         let begun = self.faults.subscriptions.begin(&consumer, &shard, takeover_after, Instant::now());
