@@ -97,11 +97,15 @@ impl Faults {
         self.state().rules.clone()
     }
 
-    /// Lets these rules hold from now on. Faults with `times` begin anew, and so do the random numbers.
+    /// Lets these rules hold from now on. Another list of faults strikes anew, another seed begins its numbers anew.
     pub fn set(&self, rules: Rules) {
         let mut state = self.state();
-        state.struck = vec![0; rules.faults.len()];
-        state.random = Random(fastrand::Rng::with_seed(rules.seed));
+        if rules.faults != state.rules.faults {
+            state.struck = vec![0; rules.faults.len()];
+        }
+        if rules.seed != state.rules.seed {
+            state.random = Random(fastrand::Rng::with_seed(rules.seed));
+        }
         if rules.kinesis.reads_per_second != state.rules.kinesis.reads_per_second {
             state.buckets.clear();
         }

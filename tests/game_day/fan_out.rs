@@ -91,6 +91,10 @@ async fn a_subscription_has_true_stamps_and_goes_on_where_another_ended() {
     let second = records(&mut third).await;
     assert_eq!(texts(&second.records), ["2"]);
     assert_eq!(second.continuation_sequence_number, next);
+    let at = aws_smithy_types::DateTime::from_millis(arrival(&second.records[0]));
+    let start = StartingPosition::builder().r#type(ShardIteratorType::AtTimestamp).timestamp(at).build().unwrap();
+    let mut at_time = subscribe(&cloud, &consumer, start).await.unwrap();
+    assert_eq!(texts(&records(&mut at_time).await.records).last().unwrap(), "2");
     faults.advance(10 * MINUTE);
     let mut behind = subscribe(&cloud, &consumer, from(ShardIteratorType::TrimHorizon)).await.unwrap();
     let far = event(&mut behind).await.unwrap().unwrap();
@@ -105,6 +109,26 @@ async fn a_second_subscription_within_five_seconds_is_refused() {
     let _held = subscribe(&cloud, &consumer, from(ShardIteratorType::Latest)).await.unwrap();
     let refused = subscribe(&cloud, &consumer, from(ShardIteratorType::Latest)).await.unwrap_err();
     assert_eq!(refused, "ResourceInUseException");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_to_a_closed_shard_ends_with_its_children() {
+    let faults = faults("");
+    let cloud = Cloud::faulty(1, &faults).await;
+    let consumer = consumer(&cloud).await;
+    cloud.put("1").await;
+    let mut subscription = subscribe(&cloud, &consumer, from(ShardIteratorType::TrimHorizon)).await.unwrap();
+    assert_eq!(texts(&records(&mut subscription).await.records), ["1"]);
+    let middle = (u128::MAX / 2).to_string();
+    let split = client(&cloud).split_shard().stream_name(STREAM).shard_to_split(SHARD).new_starting_hash_key(middle);
+    split.send().await.unwrap();
+    let mut last = None;
+    while let Some(event) = event(&mut subscription).await.unwrap() {
+        last = Some(event);
+    }
+    let last = last.unwrap();
+    assert_eq!(last.child_shards().len(), 2);
+    assert_eq!(last.continuation_sequence_number, "", "absent");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

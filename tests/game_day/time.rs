@@ -195,3 +195,33 @@ async fn a_split_shard_ends_with_its_children_and_they_begin_then() {
     }
     assert_eq!(records, ["child"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_lose_nothing_on_the_way_to_a_reader() {
+    const WRITERS: usize = 4;
+    const EACH: usize = 40;
+    let faults = faults("");
+    let cloud = Cloud::faulty(1, &faults).await;
+    let mut next = iterator(&cloud, TrimHorizon).await;
+    let client = client(&cloud);
+    let writing = futures_util::future::join_all((0..WRITERS).map(|writer| {
+        let cloud = &cloud;
+        async move {
+            for n in 0..EACH {
+                cloud.put(format!("{writer}-{n}")).await;
+            }
+        }
+    }));
+    let reading = async {
+        let mut seen = Vec::new();
+        while seen.len() < WRITERS * EACH {
+            let page = client.get_records().shard_iterator(&next).send().await.unwrap();
+            seen.extend(texts(&page.records));
+            next = page.next_shard_iterator.unwrap();
+        }
+        seen
+    };
+    let read = tokio::time::timeout(MINUTE, async { futures_util::future::join(writing, reading).await.1 });
+    let seen = read.await.unwrap();
+    assert_eq!(seen.iter().collect::<std::collections::BTreeSet<_>>().len(), WRITERS * EACH);
+}
