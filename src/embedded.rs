@@ -1,8 +1,12 @@
 //! Kinesis and S3 in this process, over real sockets: for `hotserve dev`, and for tests. Not for production.
 
+mod conditional;
+pub mod faults;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::error_handling::HandleError;
@@ -17,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::aws::Endpoints;
+use faults::Faults;
 
 /// The region that the endpoints sign for.
 pub const REGION: &str = "us-east-1";
@@ -37,6 +42,8 @@ pub struct Options {
     pub folder: PathBuf,
     /// Whether the streams are kept in the folder too, to be there after a restart.
     pub durable: bool,
+    /// What goes wrong around them, and time as Kinesis tells it; none leaves both as the stand-ins have them.
+    pub faults: Option<Arc<Faults>>,
 }
 
 /// Why the endpoints do not start.
@@ -79,6 +86,10 @@ impl Embedded {
         std::fs::create_dir_all(&buckets).map_err(|error| folder_error(error.to_string()))?;
         let kinesis = kinesis_router(options.durable.then(|| options.folder.join("kinesis")));
         let s3 = s3_router(&buckets).map_err(folder_error)?;
+        let (kinesis, s3) = match &options.faults {
+            Some(faults) => faults.over(kinesis, s3),
+            None => (kinesis, s3),
+        };
         Ok(Self {
             kinesis: Endpoint::start("Kinesis", options.kinesis, kinesis).await?,
             s3: Endpoint::start("S3", options.s3, s3).await?,
@@ -124,7 +135,7 @@ fn s3_router(folder: &Path) -> Result<Router, String> {
     let service = HandleError::new(builder.build(), async |error: s3s::HttpError| {
         (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}"))
     });
-    Ok(Router::new().fallback_service(service))
+    Ok(conditional::layer(Router::new().fallback_service(service)))
 }
 
 /// One endpoint: it can be stopped as a cut cable would stop it, and started again at the same place.

@@ -45,6 +45,8 @@ fn a_bad_setting_ends_the_program_with_64_and_is_named() {
         (&["publish", "state", "{", "--stream", "s"], None, "VALUE"),
         (&["publish", "model", "/dev/null", "--name", "../m", "--stream", "s"], None, "--name"),
         (&["publish", "model", "/dev/null", "--name", "m", "--stream", "s"], None, "--format"),
+        (&["dev", "--port", "0", "--faults", "/nonexistent.toml"], None, "--faults /nonexistent.toml"),
+        (&["dev", "--port", "0", "--faults", file], None, "prot"),
         (&["fly"], None, "fly"),
     ] {
         let mut command = hotserve(arguments);

@@ -8,6 +8,7 @@ mod cli;
 mod corpus;
 mod dashboards;
 mod faults;
+mod game_day;
 mod hostile;
 mod start;
 mod stream;

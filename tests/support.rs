@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hotserve::app::{Adapters, App, Boards};
 use hotserve::aws::Aws;
 use hotserve::config::{HumanDuration, Settings};
+use hotserve::embedded::faults::Faults;
 use hotserve::embedded::{self, Embedded};
 use hotserve::http::Http;
 use hotserve::id::Digest;
@@ -54,12 +55,22 @@ pub struct Cloud {
 
 impl Cloud {
     pub async fn start(shards: i32) -> Self {
+        Self::start_with(shards, None).await
+    }
+
+    /// A cloud in which things go wrong, and that has a clock.
+    pub async fn faulty(shards: i32, faults: &Arc<Faults>) -> Self {
+        Self::start_with(shards, Some(Arc::clone(faults))).await
+    }
+
+    async fn start_with(shards: i32, faults: Option<Arc<Faults>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = embedded::Options {
             kinesis: SocketAddr::from(([127, 0, 0, 1], 0)),
             s3: SocketAddr::from(([127, 0, 0, 1], 0)),
             folder: folder.path().join("cloud"),
             durable: false,
+            faults,
         };
         let embedded = Embedded::start(options).await.unwrap();
         let aws = Aws::at(embedded.endpoints()).await;

@@ -12,7 +12,7 @@ use super::serve::as_setting;
 use crate::app::{Adapters, App, Boards};
 use crate::aws::Aws;
 use crate::config::{self, HumanDuration, Settings};
-use crate::embedded::{self, Embedded};
+use crate::embedded::{self, Embedded, faults};
 use crate::id::Digest;
 use crate::publisher::Publisher;
 use crate::shutdown;
@@ -38,9 +38,16 @@ pub(super) struct Args {
     /// Folder that keeps stream, bucket and last known good between runs [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Rules of what goes wrong around the stream and the bucket, as TOML; read again when the file changes
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let faults = match &args.faults {
+        Some(path) => Some(faults::follow(path)?),
+        None => None,
+    };
     let temporary = match &args.data_dir {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("hotserve-dev-").tempdir().context("make a temporary folder")?),
@@ -51,6 +58,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         s3: SocketAddr::new(LOCALHOST, args.s3_port),
         folder: folder.clone(),
         durable: args.data_dir.is_some(),
+        faults,
     };
     let embedded = Embedded::start(options).await.map_err(|error| match error {
         embedded::Error::Listen { service, addr, source } => {
