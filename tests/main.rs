@@ -5,6 +5,7 @@
 mod support;
 
 mod cli;
+mod consumers;
 mod dashboards;
 mod faults;
 mod hostile;

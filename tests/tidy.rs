@@ -97,7 +97,10 @@ fn what_belongs_into_one_file_stays_there() {
         ("counter!", &[]),
         ("gauge!", &[]),
         ("histogram!", &[]),
-        ("aws_sdk_kinesis", &["aws.rs", "source/kinesis/api.rs", "publisher.rs"]),
+        (
+            "aws_sdk_kinesis",
+            &["aws.rs", "source/kinesis/api.rs", "source/kinesis/consumers.rs", "publisher.rs", "doctor/aws.rs"],
+        ),
         ("aws_sdk_s3", &["aws.rs", "store/s3.rs", "publisher.rs"]),
         ("aws_config", &["aws.rs"]),
         ("ferrokinesis", &["embedded.rs"]),

@@ -12,6 +12,7 @@
 //! the source: it says what is wrong on the status board, waits, and goes on.
 
 mod api;
+pub mod consumers;
 mod cursor;
 mod lineage;
 mod pace;
