@@ -99,9 +99,10 @@ fn what_belongs_into_one_file_stays_there() {
         ("histogram!", &[]),
         (
             "aws_sdk_kinesis",
-            &["aws.rs", "source/kinesis/api.rs", "source/kinesis/consumers.rs", "publisher.rs", "doctor/aws.rs"],
+            &["aws.rs", "source/kinesis/api.rs", "source/kinesis/consumers.rs", "publisher.rs", "cli/doctor/probe.rs"],
         ),
-        ("aws_sdk_s3", &["aws.rs", "store/s3.rs", "publisher.rs"]),
+        ("aws_sdk_s3", &["aws.rs", "store/s3.rs", "publisher.rs", "cli/doctor/probe.rs"]),
+        ("aws_sdk_sts", &["aws/identity.rs"]),
         ("aws_config", &["aws.rs"]),
         ("ferrokinesis", &["embedded.rs"]),
         ("s3s", &["embedded.rs"]),

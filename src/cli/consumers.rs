@@ -9,7 +9,7 @@ use clap::Subcommand;
 use super::paint::{age, printable, since};
 use super::target::Target;
 use crate::aws::FaultKind;
-use crate::config::HumanDuration;
+use crate::config::{self, HumanDuration};
 use crate::source::kinesis::consumers::{Consumer, ConsumerStatus, Consumers, PREFIX};
 
 #[derive(Debug, clap::Args)]
@@ -39,9 +39,9 @@ struct List {
 #[derive(Debug, clap::Args)]
 struct Clear {
     /// These, whoever registered them [default: all of hotserve that are old enough]
-    #[arg(value_name = "NAME", required_unless_present = "older_than")]
+    #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Only those registered longer ago than this
+    /// Only those registered longer ago than this; required unless names are given
     #[arg(long, value_name = "DURATION")]
     older_than: Option<HumanDuration>,
     /// Only say which it would be
@@ -81,6 +81,10 @@ fn table(stream: &str, consumers: &[Consumer]) -> String {
 }
 
 async fn clear(args: Clear) -> anyhow::Result<()> {
+    if args.names.is_empty() && args.older_than.is_none() {
+        let problem = "missing: say how old, as in --older-than 1h, or name the consumers";
+        return Err(config::Error::new("--older-than", problem).into());
+    }
     let target = args.target.resolve().await?;
     let consumers = Consumers::new(&target.aws, &target.stream);
     let all = consumers.list().await.context("list the consumers")?;

@@ -6,7 +6,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::cli::paint::{Colour, Paint, printable};
-use crate::id::Position;
+use crate::id::{Digest, Position, Slot};
 use crate::notification::{Encoding, Limits, Location, Notification, Rejection, inflate};
 use crate::source::Record;
 
@@ -44,7 +44,7 @@ fn contents(notification: &Notification) -> Vec<String> {
         let slot = ranked(format!("model {}", model.name), model.version);
         let label = model.label.as_ref().map(|label| format!(" \"{}\"", printable(label))).unwrap_or_default();
         let place = match &model.location {
-            Location::Uri { uri, .. } => printable(&uri.to_string()),
+            Location::Uri { uri, .. } => abridged(&uri.to_string()),
             Location::Inline(bytes) => format!("inline, {}", size(bytes.len())),
         };
         contents.push(format!("{slot}{label} ({}, {place})", model.format));
@@ -58,6 +58,15 @@ fn short(text: &str) -> String {
         short.push('…');
     }
     printable(&short)
+}
+
+/// A location, its digests cut short: twelve digits tell one from another.
+fn abridged(uri: &str) -> String {
+    let short = |segment: &str| match segment.parse::<Digest>() {
+        Ok(digest) => format!("{}…", digest.short()),
+        Err(_) => printable(segment),
+    };
+    uri.split('/').map(short).collect::<Vec<_>>().join("/")
 }
 
 fn size(bytes: usize) -> String {
@@ -102,10 +111,10 @@ pub(super) fn json(record: &Record, decoded: &Decoded) -> String {
     format!("{line},\"{field}\":{message}}}")
 }
 
-fn name(slot: &crate::id::Slot) -> String {
+fn name(slot: &Slot) -> String {
     match slot {
-        crate::id::Slot::State(key) => key.to_string(),
-        crate::id::Slot::Model(name) => name.to_string(),
+        Slot::State(key) => key.to_string(),
+        Slot::Model(name) => name.to_string(),
     }
 }
 
