@@ -3,6 +3,7 @@
 mod consumers;
 #[cfg(feature = "embedded")]
 mod dev;
+mod doctor;
 mod paint;
 mod publish;
 mod running;
@@ -41,13 +42,15 @@ enum Command {
     Tail(tail::Args),
     /// List or remove the consumers that are registered with a stream for enhanced fan-out
     Consumers(consumers::Args),
+    /// Check what a server needs of AWS, and say what is wrong with its cure
+    Doctor(doctor::Args),
 }
 
 impl Command {
     /// What is logged unless `RUST_LOG` says otherwise. Commands that a person looks at say themselves what is wrong.
     fn log_level(&self) -> &'static str {
         match self {
-            Self::Tail(_) | Self::Consumers(_) => "error",
+            Self::Tail(_) | Self::Consumers(_) | Self::Doctor(_) => "error",
             _ => "warn,hotserve=info",
         }
     }
@@ -70,18 +73,17 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             #[cfg(feature = "embedded")]
-            Command::Dev(args) => dev::run(args).await,
-            Command::Serve(args) => serve::run(args).await,
-            Command::Publish(args) => publish::run(args).await,
-            Command::Tail(args) => tail::run(args).await,
-            Command::Consumers(args) => consumers::run(args).await,
+            Command::Dev(args) => dev::run(args).await?,
+            Command::Serve(args) => serve::run(args).await?,
+            Command::Publish(args) => publish::run(args).await?,
+            Command::Tail(args) => tail::run(args).await?,
+            Command::Consumers(args) => consumers::run(args).await?,
+            Command::Doctor(args) => return doctor::run(args).await,
         }
+        Ok(ExitCode::SUCCESS)
     });
     runtime.shutdown_background();
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
-    }
+    result.unwrap_or_else(|error| fail(&error))
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

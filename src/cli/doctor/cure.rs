@@ -79,7 +79,8 @@ pub(super) fn credentials(message: &str) -> String {
     } else if message.contains("expired") || message.contains("Signature") {
         "the secret does not belong to the key, or this machine's clock is wrong (timedatectl)".to_owned()
     } else if message.contains("token included in the request is invalid") || message.contains("InvalidAccessKeyId") {
-        "this key is not known there: check AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN (a stale one?) and AWS_REGION".to_owned()
+        "this key is not known there: check AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN (a stale one?) and AWS_REGION"
+            .to_owned()
     } else {
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (aws configure), or give the instance, task or \
          service account a role"
@@ -123,7 +124,11 @@ mod tests {
     #[test]
     fn every_fault_names_its_cure() {
         for (kind, message, expected) in [
-            (FaultKind::Denied, "AccessDeniedException: no", "kinesis:ListShards on arn:aws:kinesis:eu-west-1:12:stream/s"),
+            (
+                FaultKind::Denied,
+                "AccessDeniedException: no",
+                "kinesis:ListShards on arn:aws:kinesis:eu-west-1:12:stream/s",
+            ),
             (FaultKind::Denied, "AccessDenied: with an explicit deny", "take it out"),
             (FaultKind::Denied, "KMSAccessDeniedException: no", "kms:Decrypt on arn:key"),
             (FaultKind::Denied, "KMSDisabledException: off", "enable the key"),

@@ -127,9 +127,8 @@ mod tests {
 
     #[test]
     fn the_verdict_counts_what_is_wrong() {
-        let (ok, warn, fail) =
-            (Finding::ok("a", ""), Finding::warn("b", "", ""), Finding::fail("c", "", ""));
-        assert_eq!(verdict(&[ok.clone()]), "All is well.");
+        let (ok, warn, fail) = (Finding::ok("a", ""), Finding::warn("b", "", ""), Finding::fail("c", "", ""));
+        assert_eq!(verdict(std::slice::from_ref(&ok)), "All is well.");
         assert_eq!(verdict(&[ok.clone(), warn.clone()]), "It serves; 1 warning.");
         assert_eq!(verdict(&[ok, warn, fail.clone(), fail]), "2 checks failed; 1 warning.");
     }
