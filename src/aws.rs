@@ -149,7 +149,11 @@ impl Aws {
             let message = "no AWS region: set AWS_REGION, or a region in the profile (~/.aws/config)";
             return Err(Fault { kind: FaultKind::Config, message: message.to_owned() });
         }
-        self.credentials().await.map(drop)
+        self.credentials().await.map(drop).map_err(|Fault { kind, message }| {
+            let cure = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or give the instance, task or \
+                        service account a role";
+            Fault { kind, message: format!("{message}: {cure}") }
+        })
     }
 }
 

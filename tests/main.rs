@@ -7,6 +7,7 @@ mod support;
 mod cli;
 mod consumers;
 mod dashboards;
+mod doctor;
 mod faults;
 mod hostile;
 mod start;

@@ -26,20 +26,19 @@ pub struct Credentials {
 impl Aws {
     /// The credentials, from the first provider that has some; that can take seconds.
     pub async fn credentials(&self) -> Result<Credentials, Fault> {
-        let no_credentials = |detail: String| Fault {
-            kind: FaultKind::Credentials,
-            message: format!(
-                "no AWS credentials ({detail}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or \
-                 give the instance, task or service account a role"
-            ),
+        let no_credentials = |detail: &str| {
+            // The chain tells a line for each provider.
+            let tried: Vec<_> = detail.lines().map(str::trim).collect();
+            let tried = tried.join("; ").replace("the credential provider was not enabled: ", "");
+            Fault { kind: FaultKind::Credentials, message: format!("no AWS credentials ({tried})") }
         };
         let Some(provider) = self.config.credentials_provider() else {
-            return Err(no_credentials("no provider".to_owned()));
+            return Err(no_credentials("no provider"));
         };
         let found = match tokio::time::timeout(PATIENCE, provider.provide_credentials()).await {
             Ok(Ok(found)) => found,
-            Ok(Err(error)) => return Err(no_credentials(chain(&error))),
-            Err(_) => return Err(no_credentials("the providers did not answer within 8 s".to_owned())),
+            Ok(Err(error)) => return Err(no_credentials(&chain(&error))),
+            Err(_) => return Err(no_credentials("the providers did not answer within 8 s")),
         };
         let features = found.get_property::<Vec<Feature>>().map(Vec::as_slice).unwrap_or_default();
         let sources: Vec<_> = features.iter().filter_map(source).collect();
@@ -60,11 +59,11 @@ impl Aws {
     }
 }
 
-/// Enough to know a key by, beside the list that its owner sees.
+/// Enough to know a key by, beside the list that its owner sees; what is shorter is no key of AWS.
 fn abridged(id: &str) -> String {
     match (id.get(..4), id.len().checked_sub(4).and_then(|at| id.get(at..))) {
         (Some(first), Some(last)) if id.len() >= 16 => format!("{first}…{last}"),
-        _ => "…".to_owned(),
+        _ => id.to_owned(),
     }
 }
 

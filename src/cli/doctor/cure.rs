@@ -74,10 +74,10 @@ fn kms(message: &str, place: &Place) -> String {
 }
 
 pub(super) fn credentials(message: &str) -> String {
-    if message.contains("Expired") {
-        "the session is over: sign in again (aws sso login), or fetch a new token".to_owned()
-    } else if message.contains("expired") || message.contains("Signature") {
+    if message.contains("Signature") {
         "the secret does not belong to the key, or this machine's clock is wrong (timedatectl)".to_owned()
+    } else if message.contains("xpired") {
+        "the session is over: sign in again (aws sso login), or fetch a new token".to_owned()
     } else if message.contains("token included in the request is invalid") || message.contains("InvalidAccessKeyId") {
         "this key is not known there: check AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN (a stale one?) and AWS_REGION"
             .to_owned()
@@ -90,6 +90,9 @@ pub(super) fn credentials(message: &str) -> String {
 
 /// What to look at when there is no connection, by what the connector says.
 pub(super) fn connection(message: &str) -> String {
+    if message.contains("Skewed") {
+        return "set this machine's clock: timedatectl set-ntp true".to_owned();
+    }
     let has = |words: &[&str]| words.iter().any(|word| message.to_ascii_lowercase().contains(word));
     if has(&["dns", "resolve", "lookup"]) {
         "the name is not known: check AWS_REGION and AWS_ENDPOINT_URL_KINESIS, and the DNS of this network".to_owned()
@@ -138,6 +141,8 @@ mod tests {
             (FaultKind::Credentials, "InvalidSignatureException: The request signature we", "secret"),
             (FaultKind::Credentials, "X: The security token included in the request is invalid.", "AWS_ACCESS_KEY_ID"),
             (FaultKind::Credentials, "no AWS credentials (…)", "give the instance"),
+            (FaultKind::Credentials, "the SSO session has expired", "sign in again"),
+            (FaultKind::Unavailable, "RequestTimeTooSkewed: what", "set-ntp"),
             (FaultKind::Throttled, "slow", "--poll-interval"),
             (FaultKind::Unavailable, "dns error: failed to lookup", "AWS_REGION"),
             (FaultKind::Unavailable, "Connection refused (os error 111)", "nobody listens"),
