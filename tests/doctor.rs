@@ -222,3 +222,40 @@ async fn consumers_that_were_left_behind_are_cleared_and_those_of_others_stay() 
     let (code, text) = clear(&["billing"]).await;
     assert!(code == 0 && text.contains("removed billing"), "{code} {text}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_and_a_bucket_of_another_region_are_told() {
+    let cloud = Cloud::start(1).await;
+    let router = Router::new().fallback(async |request: Request| match request.method() {
+        &http::Method::POST => {
+            let identity = "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+                <GetCallerIdentityResult><Arn>arn:aws:iam::123456789012:user/eve</Arn></GetCallerIdentityResult>\
+                </GetCallerIdentityResponse>";
+            (StatusCode::OK, [("content-type", "text/xml")], identity)
+        }
+        _ => {
+            let error = "<Error><Code>PermanentRedirect</Code><Message>another endpoint</Message></Error>";
+            (StatusCode::MOVED_PERMANENTLY, [("x-amz-bucket-region", "eu-west-1")], error)
+        }
+    });
+    let endpoint = Endpoint::start("AWS", ([127, 0, 0, 1], 0).into(), router).await.unwrap();
+    let url = format!("http://{}", endpoint.addr());
+    let mut command = hotserve(&["doctor", "--stream", STREAM, "--artifacts", "s3://models/prod", "--json"]);
+    let here = cloud.embedded.endpoints();
+    command
+        .env("AWS_REGION", &here.region)
+        .env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+        .env("AWS_SECRET_ACCESS_KEY", "secret")
+        .env("AWS_ENDPOINT_URL_KINESIS", &here.kinesis)
+        .env("AWS_ENDPOINT_URL_S3", &url)
+        .env("AWS_ENDPOINT_URL_STS", &url);
+    let (code, text) = run_beside(command).await;
+    assert_eq!(code, 1, "{text}");
+    let report = json(&text);
+    assert_eq!(finding(&report, "identity").1, "arn:aws:iam::123456789012:user/eve");
+    let credentials = finding(&report, "credentials").1;
+    assert_eq!(credentials, "AKIA…MPLE from AWS_ACCESS_KEY_ID in the environment");
+    let (status, found, cure) = finding(&report, "artifacts");
+    assert_eq!(status, "fail");
+    assert!(found.contains("is in eu-west-1") && cure.contains("us-east-1"), "{found} {cure}");
+}

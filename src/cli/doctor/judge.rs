@@ -297,3 +297,108 @@ pub(super) fn manifest(uri: &str, object: &Result<(bytes::Bytes, Option<Timestam
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::report::Status;
+    use crate::source::kinesis::consumers::ConsumerStatus;
+
+    fn place() -> Place {
+        Place { region: "eu-west-1".to_owned(), stream: "s".to_owned(), account: Some("12".to_owned()), key: None }
+    }
+
+    fn denied() -> Fault {
+        Fault { kind: FaultKind::Denied, message: "AccessDenied: no".to_owned() }
+    }
+
+    fn check(finding: &Finding, status: Status, words: &[&str]) {
+        let text = format!("{} → {}", finding.finding, finding.cure.as_deref().unwrap_or_default());
+        assert_eq!(finding.status, status, "{text}");
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    }
+
+    #[test]
+    fn a_clock_that_is_off_says_which_way() {
+        check(&clock(-400), Status::Ok, &["right"]);
+        check(&clock(20_000), Status::Ok, &["20 s behind the service's"]);
+        check(&clock(-200_000), Status::Warn, &["ahead of", "timedatectl"]);
+        check(&clock(301_000), Status::Fail, &["behind", "5 min", "timedatectl"]);
+    }
+
+    #[test]
+    fn what_a_stream_is_set_to_is_weighed() {
+        let summary = |retention_hours, auto_distribution| Summary {
+            arn: String::new(),
+            status: "active".to_owned(),
+            ready: true,
+            on_demand: true,
+            retention_hours,
+            key: Some("alias/aws/kinesis".to_owned()),
+            auto_distribution,
+            created_at: Timestamp::UNIX_EPOCH,
+        };
+        let of = |summary: &Summary, manifest| settings(summary, manifest, "s");
+        check(&of(&summary(24, false), false)[0], Status::Warn, &["24 h", "increase-stream-retention-period"]);
+        check(&of(&summary(24, false), true)[0], Status::Ok, &["24 h"]);
+        check(&of(&summary(168, false), false)[0], Status::Ok, &["7 d"]);
+        check(&of(&summary(168, false), false)[1], Status::Ok, &["alias/aws/kinesis", "kms:Decrypt"]);
+        check(&of(&summary(168, true), false)[2], Status::Warn, &["AUTO", "--version N"]);
+        let updating = Summary { status: "creating".to_owned(), ready: false, ..summary(24, false) };
+        check(&stream(&Ok(updating), &[], &place()), Status::Warn, &["creating", "wait"]);
+    }
+
+    #[test]
+    fn a_stream_without_places_for_consumers_says_how_to_make_some() {
+        let consumer = Consumer {
+            name: "hotserve-a".to_owned(),
+            arn: String::new(),
+            status: ConsumerStatus::Active,
+            created_at: Timestamp::now(),
+        };
+        check(&consumers(&Ok(vec![consumer.clone(); 3]), &place()), Status::Ok, &["3 of 20, 3 of hotserve"]);
+        check(&consumers(&Ok(vec![consumer; 19]), &place()), Status::Warn, &["19 of 20", "consumers clear"]);
+        check(&consumers(&Err(denied()), &place()), Status::Warn, &["kinesis:ListStreamConsumers", "stream/s"]);
+    }
+
+    #[test]
+    fn what_a_bucket_does_not_allow_is_named() {
+        let judged = |listed, read, elsewhere: Option<&str>| {
+            let seen = Bucket { elsewhere: elsewhere.map(str::to_owned), listed, read };
+            artifacts("models", "prod/", &seen, &place())
+        };
+        let key = || Ok(Some("prod/m".to_owned()));
+        let missing = Fault { kind: FaultKind::NotFound, message: "NoSuchKey".to_owned() };
+        let secret = Fault { message: "AccessDenied: not authorized to perform: kms:Decrypt".to_owned(), ..denied() };
+        let away = Fault { kind: FaultKind::Unavailable, message: "Connection refused".to_owned() };
+        check(&judged(key(), Some(Ok(())), None), Status::Ok, &["listed and read"]);
+        check(&judged(Ok(None), None, None), Status::Ok, &["nothing is there yet"]);
+        check(&judged(key(), Some(Err(denied())), None), Status::Fail, &["s3:GetObject on arn:aws:s3:::models/prod/*"]);
+        check(&judged(key(), Some(Err(secret)), None), Status::Fail, &["kms:Decrypt on the bucket's key"]);
+        check(
+            &judged(Err(denied()), Some(Err(denied())), None),
+            Status::Fail,
+            &["s3:GetObject on arn:aws:s3:::models/prod/*", "s3:ListBucket on arn:aws:s3:::models"],
+        );
+        check(
+            &judged(Err(denied()), Some(Err(missing.clone())), None),
+            Status::Warn,
+            &["looks forbidden", "s3:ListBucket on arn:aws:s3:::models,"],
+        );
+        check(&judged(Err(missing), None, None), Status::Fail, &["no bucket models"]);
+        check(&judged(Err(away), None, None), Status::Fail, &["AWS_ENDPOINT_URL_S3"]);
+        check(&judged(Err(denied()), None, Some("us-east-2")), Status::Fail, &["us-east-2", "a bucket of eu-west-1"]);
+    }
+
+    #[test]
+    fn a_manifest_is_one_that_can_be_read() {
+        let judged = |text: &'static str| {
+            manifest("s3://models/m.json", &Ok((bytes::Bytes::from_static(text.as_bytes()), None)), &place())
+        };
+        check(&judged(r#"{"manifest":1,"slots":[]}"#), Status::Ok, &["s3://models/m.json"]);
+        check(&judged(r#"{"manifest":2}"#), Status::Fail, &["version 2"]);
+        check(&judged("<html>"), Status::Fail, &["no manifest"]);
+        let forbidden = manifest("s3://models/m.json", &Err(denied()), &place());
+        check(&forbidden, Status::Fail, &["s3:GetObject on arn:aws:s3:::models/m.json"]);
+    }
+}
