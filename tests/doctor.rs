@@ -154,8 +154,9 @@ async fn without_a_region_credentials_or_a_connection_the_way_out_is_named() {
     let failed = async |command: Command, check: &str, cured: &[&str]| {
         let (code, text) = run_beside(command).await;
         let report = json(&text);
-        let (status, _, cure) = finding(&report, check);
+        let (status, found, cure) = finding(&report, check);
         assert_eq!((code, status), (1, "fail"), "{report:#}");
+        assert!(!found.contains("dispatch failure") && !found.contains("Attempted"), "{found}");
         assert!(cured.iter().all(|word| cure.contains(word)), "{report:#}");
     };
     failed(doctor(), "region", &["AWS_REGION"]).await;

@@ -29,7 +29,10 @@ impl Aws {
         let no_credentials = |detail: &str| {
             // The chain tells a line for each provider.
             let tried: Vec<_> = detail.lines().map(str::trim).collect();
-            let tried = tried.join("; ").replace("the credential provider was not enabled: ", "");
+            let tried = tried
+                .join("; ")
+                .replace("the credential provider was not enabled: ", "")
+                .replace("no credentials found in chain. Attempted:; ", "");
             Fault { kind: FaultKind::Credentials, message: format!("no AWS credentials ({tried})") }
         };
         let Some(provider) = self.config.credentials_provider() else {

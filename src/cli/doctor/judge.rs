@@ -29,7 +29,13 @@ pub(super) fn endpoint(reached: &Reached, configured: bool) -> Finding {
     let url = if reached.url.is_empty() { "Kinesis" } else { &reached.url };
     match &reached.answer {
         Ok((took, _)) => Finding::ok("endpoint", format!("{url}{by} answers in {} ms", took.as_millis())),
-        Err(fault) => Finding::fail("endpoint", format!("{url}{by}: {}", fault.message), connection(&fault.message)),
+        Err(fault) => {
+            // The layers of the client that it came through help nobody.
+            let why = ["dispatch failure: ", "io error: ", "client error (Connect): "]
+                .iter()
+                .fold(fault.message.as_str(), |message, layer| message.strip_prefix(layer).unwrap_or(message));
+            Finding::fail("endpoint", format!("{url}{by}: {why}"), connection(why))
+        }
     }
 }
 
