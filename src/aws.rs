@@ -2,6 +2,8 @@
 //! instead of what was asked.
 #![expect(clippy::disallowed_types, reason = "an adapter")]
 
+mod identity;
+
 use std::error::Error as StdError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -10,7 +12,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::provider::ProvideCredentials as _;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
@@ -24,6 +25,8 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_types::service_config::ServiceConfigKey;
 
 use crate::error::chain;
+
+pub use identity::Credentials;
 
 /// Endpoints and dummy credentials of stand-ins, given instead of the environment's.
 #[derive(Debug, Clone)]
@@ -110,9 +113,34 @@ impl Aws {
     }
 
     fn has_s3_endpoint(&self) -> bool {
-        let key = ServiceConfigKey::builder().service_id("s3").env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
-        let configured = key.ok().and_then(|key| self.config.service_config()?.load_config(key));
-        self.endpoints.is_some() || self.config.endpoint_url().is_some() || configured.is_some()
+        self.endpoint_override("s3").is_some()
+    }
+
+    /// The endpoint that is configured for a service instead of AWS' own: `kinesis`, `s3`, `sts`.
+    pub fn endpoint_override(&self, service: &str) -> Option<String> {
+        match (&self.endpoints, service) {
+            (Some(endpoints), "kinesis") => return Some(endpoints.kinesis.clone()),
+            (Some(endpoints), "s3") => return Some(endpoints.s3.clone()),
+            _ => {}
+        }
+        let key = ServiceConfigKey::builder().service_id(service).env("AWS_ENDPOINT_URL").profile("endpoint_url");
+        let configured = key.build().ok().and_then(|key| self.config.service_config()?.load_config(key));
+        configured.or_else(|| self.config.endpoint_url().map(str::to_owned))
+    }
+
+    /// The region, if there is one.
+    pub fn region(&self) -> Option<&str> {
+        self.config.region().map(Region::as_ref)
+    }
+
+    /// The same with credentials that nobody accepts: an endpoint that refuses them is there.
+    pub fn without_credentials(&self) -> Self {
+        let nobody = aws_sdk_kinesis::config::Credentials::new("nobody", "nothing", None, None, "placeholder");
+        let provider = aws_sdk_kinesis::config::SharedCredentialsProvider::new(nobody);
+        Self {
+            config: self.config.to_builder().credentials_provider(provider).build(),
+            endpoints: self.endpoints.clone(),
+        }
     }
 
     /// Whether there are a region and credentials at all; asks the chain of providers, which can take seconds.
@@ -121,21 +149,11 @@ impl Aws {
             let message = "no AWS region: set AWS_REGION, or a region in the profile (~/.aws/config)";
             return Err(Fault { kind: FaultKind::Config, message: message.to_owned() });
         }
-        let no_credentials = |detail: String| Fault {
-            kind: FaultKind::Credentials,
-            message: format!(
-                "no AWS credentials ({detail}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or \
-                 give the instance, task or service account a role"
-            ),
-        };
-        let Some(provider) = self.config.credentials_provider() else {
-            return Err(no_credentials("no provider".to_owned()));
-        };
-        match tokio::time::timeout(Duration::from_secs(8), provider.provide_credentials()).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(no_credentials(chain(&error))),
-            Err(_) => Err(no_credentials("the providers did not answer within 8 s".to_owned())),
-        }
+        self.credentials().await.map(drop).map_err(|Fault { kind, message }| {
+            let cure = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or give the instance, task or \
+                        service account a role";
+            Fault { kind, message: format!("{message}: {cure}") }
+        })
     }
 }
 
@@ -167,7 +185,12 @@ impl ServerClock {
     /// Now, in milliseconds since 1970, as the service tells it (to the second), or as this machine does before the
     /// service has answered.
     pub fn now_ms(&self) -> u64 {
-        local_ms().saturating_add_signed(self.offset_ms.load(Ordering::Relaxed))
+        local_ms().saturating_add_signed(self.offset_ms())
+    }
+
+    /// How far the service's clock is ahead of this machine's, in milliseconds, exact to the second.
+    pub fn offset_ms(&self) -> i64 {
+        self.offset_ms.load(Ordering::Relaxed)
     }
 }
 

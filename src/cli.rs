@@ -1,10 +1,15 @@
 //! The command line: one file a subcommand.
 
+mod consumers;
 #[cfg(feature = "embedded")]
 mod dev;
+mod doctor;
+mod paint;
 mod publish;
 mod running;
 mod serve;
+mod tail;
+mod target;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -33,6 +38,22 @@ enum Command {
     Serve(serve::Args),
     /// Publish a state or a model
     Publish(publish::Args),
+    /// Show the messages of a stream as they come, decoded
+    Tail(tail::Args),
+    /// List or remove the consumers that are registered with a stream for enhanced fan-out
+    Consumers(consumers::Args),
+    /// Check what a server needs of AWS, and say what is wrong with its cure
+    Doctor(doctor::Args),
+}
+
+impl Command {
+    /// What is logged unless `RUST_LOG` says otherwise. Commands that a person looks at say themselves what is wrong.
+    fn log_level(&self) -> &'static str {
+        match self {
+            Self::Tail(_) | Self::Consumers(_) | Self::Doctor(_) => "error",
+            _ => "warn,hotserve=info",
+        }
+    }
 }
 
 /// A bad flag, environment variable or file: `EX_USAGE` of sysexits.h.
@@ -44,7 +65,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    log();
+    log(cli.command.log_level());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("serving").build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error).context("start the runtime")),
@@ -52,16 +73,17 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             #[cfg(feature = "embedded")]
-            Command::Dev(args) => dev::run(args).await,
-            Command::Serve(args) => serve::run(args).await,
-            Command::Publish(args) => publish::run(args).await,
+            Command::Dev(args) => dev::run(args).await?,
+            Command::Serve(args) => serve::run(args).await?,
+            Command::Publish(args) => publish::run(args).await?,
+            Command::Tail(args) => tail::run(args).await?,
+            Command::Consumers(args) => consumers::run(args).await?,
+            Command::Doctor(args) => return doctor::run(args).await,
         }
+        Ok(ExitCode::SUCCESS)
     });
     runtime.shutdown_background();
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
-    }
+    result.unwrap_or_else(|error| fail(&error))
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
@@ -88,8 +110,8 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// Lines for people on a terminal, JSON for machines elsewhere; what to say is chosen by `RUST_LOG`.
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,hotserve=info"));
+fn log(level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         builder.with_target(false).init();

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-fn hotserve(arguments: &[&str]) -> Command {
+pub fn hotserve(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hotserve"));
     command.args(arguments);
     for (name, _) in std::env::vars() {
@@ -17,7 +17,7 @@ fn hotserve(arguments: &[&str]) -> Command {
     command
 }
 
-fn run(mut command: Command) -> (i32, String) {
+pub fn run(mut command: Command) -> (i32, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
     (status.code().unwrap_or(-1), text)

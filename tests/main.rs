@@ -5,8 +5,10 @@
 mod support;
 
 mod cli;
+mod consumers;
 mod corpus;
 mod dashboards;
+mod doctor;
 mod faults;
 mod game_day;
 mod hostile;

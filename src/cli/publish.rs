@@ -13,8 +13,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use super::running::Running;
-use crate::aws::Aws;
+use super::target::{Resolved, Target};
 use crate::config;
 use crate::id::{Digest, Format, ModelName, StateKey, Version};
 use crate::notification::ArtifactUri;
@@ -32,16 +31,6 @@ enum What {
     State(State),
     /// Publish a model: hash it, upload it, announce it
     Model(Model),
-}
-
-#[derive(Debug, clap::Args)]
-struct Target {
-    /// Kinesis stream to publish to
-    #[arg(long, env = "KINESIS_STREAM", value_name = "NAME")]
-    stream: Option<String>,
-    /// Publish to the running `hotserve dev`: the one of this HTTP port, or the last one started
-    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "0")]
-    dev: Option<u16>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,34 +77,6 @@ struct Model {
     target: Target,
 }
 
-/// Where to publish to.
-struct Resolved {
-    publisher: Publisher,
-    /// Where a model goes that is not told where to.
-    to: Option<String>,
-}
-
-impl Target {
-    async fn resolve(self) -> anyhow::Result<Resolved> {
-        // KINESIS_STREAM in the environment must not keep anybody from --dev.
-        if let Some(port) = self.dev {
-            let running = Running::find(Some(port).filter(|port| *port != 0))?;
-            let aws = Aws::at(running.endpoints()).await;
-            let publisher = Publisher::new(&aws, running.stream);
-            return Ok(Resolved { publisher, to: Some(format!("s3://{}/models", running.bucket)) });
-        }
-        let stream = self.stream.filter(|stream| !stream.is_empty()).ok_or_else(|| {
-            config::Error::new(
-                "--stream (KINESIS_STREAM)",
-                "missing: name the stream, or publish to a hotserve dev with --dev",
-            )
-        })?;
-        let aws = Aws::from_env().await;
-        aws.check().await?;
-        Ok(Resolved { publisher: Publisher::new(&aws, stream), to: None })
-    }
-}
-
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     match args.what {
         What::State(state) => publish_state(state).await,
@@ -128,7 +89,7 @@ async fn publish_state(args: State) -> anyhow::Result<()> {
     let value = RawValue::from_string(value.clone()).map_err(|error| {
         config::Error::new("VALUE", format!("{value:?} is not JSON ({error}); text is written '\"text\"'"))
     })?;
-    let target = args.target.resolve().await?;
+    let publisher = args.target.resolve().await?.publisher();
     let message = json!({
         "message_id": message_id(),
         "key": args.key,
@@ -136,7 +97,7 @@ async fn publish_state(args: State) -> anyhow::Result<()> {
         "state": value,
         "published_at": Timestamp::now(),
     });
-    let receipt = target.publisher.announce(&format!("state:{}", args.key), &render(message)?).await?;
+    let receipt = publisher.announce(&format!("state:{}", args.key), &render(message)?).await?;
     report(&format!("state {}", args.key), args.version, &receipt);
     Ok(())
 }
@@ -148,6 +109,7 @@ async fn publish_model(args: Model) -> anyhow::Result<()> {
         None => recognize(&args.file)?,
     };
     let target = args.target.resolve().await?;
+    let publisher = target.publisher();
     let mut model = json!({
         "name": args.name,
         "version": args.version,
@@ -165,7 +127,7 @@ async fn publish_model(args: Model) -> anyhow::Result<()> {
             "size": bytes.len(),
         })
     } else {
-        let to = args.to.or(target.to).ok_or_else(|| {
+        let to = args.to.or(target.bucket.map(|bucket| format!("s3://{bucket}/models"))).ok_or_else(|| {
             config::Error::new(
                 "--to (HOTSERVE_PUBLISH_TO)",
                 "missing: say s3://bucket/prefix, or --inline for a small model",
@@ -178,7 +140,7 @@ async fn publish_model(args: Model) -> anyhow::Result<()> {
         let ArtifactUri::S3 { bucket, key } = &uri else { bail!("--to takes s3://bucket/prefix, not {uri}") };
         let bar = progress_bar(size, "upload");
         let counter = bar.clone();
-        target.publisher.upload(bucket, key, &args.file, size, &digest, move |bytes| counter.inc(bytes)).await?;
+        publisher.upload(bucket, key, &args.file, size, &digest, move |bytes| counter.inc(bytes)).await?;
         bar.finish_and_clear();
         println!("uploaded {size} bytes to {uri}");
         json!({ "uri": uri.to_string(), "sha256": digest, "size": size })
@@ -187,9 +149,15 @@ async fn publish_model(args: Model) -> anyhow::Result<()> {
         model.extend(place.clone());
     }
     let message = json!({ "message_id": message_id(), "model": model, "published_at": Timestamp::now() });
-    let receipt = target.publisher.announce(&format!("model:{}", args.name), &render(message)?).await?;
+    let receipt = publisher.announce(&format!("model:{}", args.name), &render(message)?).await?;
     report(&format!("model {} ({format})", args.name), args.version, &receipt);
     Ok(())
+}
+
+impl Resolved {
+    fn publisher(&self) -> Publisher {
+        Publisher::new(&self.aws, self.stream.clone())
+    }
 }
 
 fn report(what: &str, version: Option<Version>, receipt: &Receipt) {

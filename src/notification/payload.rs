@@ -11,7 +11,7 @@ const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 impl Encoding {
     /// What the first bytes say.
-    pub(super) fn sniff(bytes: &[u8]) -> Self {
+    pub(crate) fn sniff(bytes: &[u8]) -> Self {
         if bytes.starts_with(GZIP_MAGIC) {
             Self::Gzip
         } else if bytes.starts_with(ZSTD_MAGIC) {
