@@ -1,5 +1,7 @@
 //! Kinesis and S3 in this process, over real sockets: for `hotserve dev`, and for tests. Not for production.
 
+mod conditional;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -124,7 +126,7 @@ fn s3_router(folder: &Path) -> Result<Router, String> {
     let service = HandleError::new(builder.build(), async |error: s3s::HttpError| {
         (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}"))
     });
-    Ok(Router::new().fallback_service(service))
+    Ok(conditional::layer(Router::new().fallback_service(service)))
 }
 
 /// One endpoint: it can be stopped as a cut cable would stop it, and started again at the same place.

@@ -7,6 +7,7 @@ mod support;
 mod cli;
 mod dashboards;
 mod faults;
+mod game_day;
 mod hostile;
 mod start;
 mod stream;
