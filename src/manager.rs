@@ -34,7 +34,7 @@ use self::policy::{Book, Mark, Verdict};
 use self::reaper::Reaper;
 use self::recent::Recent;
 use self::stages::{Announced, Refusal, Warm};
-use self::update::{Update, announcement, content, saved};
+use self::update::{Update, announcement, saved};
 use crate::id::{Digest, Rank, Slot};
 use crate::metrics::{Metrics, unix_seconds};
 use crate::notification::{self, Limits, Location, ModelUpdate, Notification};
@@ -212,7 +212,7 @@ impl Manager {
         for (slot, version) in notification.slots() {
             let rank = version.map_or_else(|| Rank::Stream(record.position.clone()), Rank::Version);
             let mark =
-                Mark { rank, content: content(&slot, &notification), announcement: announcement(&slot, &notification) };
+                Mark { rank, content: notification.content(&slot), announcement: announcement(&slot, &notification) };
             let verdict = match self.books.get(&slot) {
                 Some(book) => book.judge(&mark),
                 None if self.books.len() >= MAX_SLOTS => {
