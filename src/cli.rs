@@ -2,9 +2,11 @@
 
 #[cfg(feature = "embedded")]
 mod dev;
+mod manifest;
 mod publish;
 mod running;
 mod serve;
+mod target;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -33,6 +35,8 @@ enum Command {
     Serve(serve::Args),
     /// Publish a state or a model
     Publish(publish::Args),
+    /// Look at a manifest, or make one from the stream
+    Manifest(manifest::Args),
 }
 
 /// A bad flag, environment variable or file: `EX_USAGE` of sysexits.h.
@@ -55,6 +59,7 @@ pub fn main() -> ExitCode {
             Command::Dev(args) => dev::run(args).await,
             Command::Serve(args) => serve::run(args).await,
             Command::Publish(args) => publish::run(args).await,
+            Command::Manifest(args) => manifest::run(args).await,
         }
     });
     runtime.shutdown_background();

@@ -434,10 +434,7 @@ mod tests {
         );
         let fast = Some(HumanDuration(Duration::from_millis(100)));
         assert_eq!(named(Settings { poll_interval: fast, ..good.clone() }), "--poll-interval (HOTSERVE_POLL_INTERVAL)");
-        assert_eq!(
-            named(Settings { allow: vec!["models".to_owned()], ..good.clone() }),
-            "--allow (HOTSERVE_ALLOW)"
-        );
+        assert_eq!(named(Settings { allow: vec!["models".to_owned()], ..good.clone() }), "--allow (HOTSERVE_ALLOW)");
         let manifest = Some("manifest.json".to_owned());
         assert_eq!(named(Settings { manifest, ..good }), "--manifest (HOTSERVE_MANIFEST)");
     }

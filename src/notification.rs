@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use crate::id::{Digest, Format, MessageId, ModelName, Slot, StateKey, Version};
 
 pub use decode::decode;
-pub use payload::inflate;
+pub use payload::{inflate, plain};
 pub use uri::ArtifactUri;
 
 /// A decoded and validated message: a new state, a new model, or both at once.

@@ -123,12 +123,15 @@ pub enum Error {
     },
     /// The manifest has it, the stream has not.
     #[error(
-        "{slot} is in the manifest and was not announced: servers with --manifest take it at their next read, within \
-         30 s by default; others do not hear of it. Publish it again with the same version to announce it"
+        "{slot} version {version} is in the manifest but could not be announced: servers with --manifest take it at \
+         their next read, within 30 s by default; others do not hear of it until it is published again with --version \
+         {version}"
     )]
     NotAnnounced {
         /// The slot.
         slot: Slot,
+        /// Its version.
+        version: Version,
         /// Why not.
         source: Box<Self>,
     },
@@ -181,10 +184,14 @@ impl Publisher {
             Ok::<_, Error>((draft, change))
         })
         .await?;
-        let receipt = self.announce(&draft.partition_key(), &render(&draft)?).await;
-        let receipt =
-            receipt.map_err(|error| Error::NotAnnounced { slot: draft.slot(), source: Box::new(error) })?;
-        Ok(Published { version: draft.version(), assigned, receipt })
+        let version = draft.version();
+        match (self.announce(&draft.partition_key(), &render(&draft)?).await, version) {
+            (Ok(receipt), _) => Ok(Published { version, assigned, receipt }),
+            (Err(error), Some(version)) => {
+                Err(Error::NotAnnounced { slot: draft.slot(), version, source: Box::new(error) })
+            }
+            (Err(error), None) => Err(error),
+        }
     }
 
     /// Puts a message. Messages with the same partition key keep their order.

@@ -1,10 +1,12 @@
 //! Where notifications come from.
 
 pub mod kinesis;
+pub mod manifest;
 pub mod memory;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -29,6 +31,23 @@ pub enum SourceEvent {
     /// Everything that was in the stream when the source began to look has been delivered, as far back as it looks.
     /// Sent once.
     CaughtUp,
+}
+
+/// What the manifest has brought so far: a source that knows of a manifest need not look back for what is in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// It has not answered yet.
+    #[default]
+    Pending,
+    /// All that it held at this moment is on the outlet. The moment of the last successful check.
+    Folded {
+        /// When.
+        at: SystemTime,
+    },
+    /// There is none.
+    Absent,
+    /// It cannot be read for now.
+    Unavailable,
 }
 
 /// The way from a source to the manager; bounded, so that a source that is ahead waits.

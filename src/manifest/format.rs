@@ -97,10 +97,9 @@ impl Manifest {
 
     /// Writes it.
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        let read = self.entries().map(|Entry { message, position, .. }| EntryOut::Read {
-            message,
-            position: position.as_ref(),
-        });
+        let read = self
+            .entries()
+            .map(|Entry { message, position, .. }| EntryOut::Read { message, position: position.as_ref() });
         let unreadable = self.unreadable.iter().map(|Unreadable { entry, .. }| EntryOut::Unreadable(entry));
         let entries: Vec<_> = read.chain(unreadable).collect();
         if entries.len() > self.limits.slots {
