@@ -238,16 +238,17 @@ impl Status {
         self.lock().stream.clone()
     }
 
-    /// The manifest was read, or is as it was. Answers whether that is news.
-    pub fn manifest_contact(&self, entries: usize) -> bool {
+    /// The manifest was read, or is as it was, perhaps not as a whole. Answers whether that is news.
+    pub fn manifest_contact(&self, entries: usize, trouble: Option<Trouble>) -> bool {
         let mut inner = self.lock();
-        let news =
-            inner.manifest.as_ref().is_none_or(|before| before.last_contact.is_none() || before.trouble.is_some());
-        inner.manifest = Some(Manifest { last_contact: Some(Timestamp::now()), entries, trouble: None });
+        let code = |trouble: &Option<Trouble>| trouble.as_ref().map(|trouble| trouble.code);
+        let before = inner.manifest.as_ref().filter(|before| before.last_contact.is_some());
+        let news = before.is_none_or(|before| code(&before.trouble) != code(&trouble));
+        inner.manifest = Some(Manifest { last_contact: Some(Timestamp::now()), entries, trouble });
         news
     }
 
-    /// The manifest could not be read, or not as a whole. Answers whether that is news.
+    /// The manifest could not be read. Answers whether that is news.
     pub fn manifest_trouble(&self, trouble: Trouble) -> bool {
         let mut inner = self.lock();
         let manifest = inner.manifest.get_or_insert_default();

@@ -9,6 +9,7 @@ mod dashboards;
 mod faults;
 mod game_day;
 mod hostile;
+mod manifest;
 mod start;
 mod stream;
 mod swap;

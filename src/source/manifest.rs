@@ -64,7 +64,7 @@ impl ManifestSource {
         status: Arc<Status>,
     ) -> Self {
         let reader =
-            Reader { object, options, bootstrap, metrics, status, etag: None, known: HashSet::new(), absent: false };
+            Reader { object, options, bootstrap, metrics, status, etag: None, known: HashSet::new(), unreadable: None };
         Self { inner, reader }
     }
 }
@@ -131,8 +131,8 @@ struct Reader {
     etag: Option<String>,
     /// The entries of the content read last.
     known: HashSet<Digest>,
-    /// Whether it was said that there is no manifest.
-    absent: bool,
+    /// What could not be read in it.
+    unreadable: Option<Trouble>,
 }
 
 impl Reader {
@@ -161,7 +161,7 @@ impl Reader {
     async fn check(&mut self, outlet: &Outlet) -> Result<bool, Error> {
         let outcome = match self.object.read(self.etag.as_deref()).await? {
             Read::NotModified => {
-                self.said_well(self.known.len());
+                self.folded();
                 "unchanged"
             }
             Read::Absent => {
@@ -178,8 +178,8 @@ impl Reader {
                 // From here on the entries are on their way: a fault before would have them sent again.
                 self.known = manifest.entries().map(Entry::digest).collect();
                 self.etag = Some(etag);
-                self.said_well(self.known.len());
-                self.say_unreadable(&manifest);
+                self.unreadable = self.unreadable_in(&manifest);
+                self.folded();
                 "changed"
             }
         };
@@ -216,14 +216,24 @@ impl Reader {
         .collect()
     }
 
-    fn said_well(&mut self, entries: usize) {
-        let now = SystemTime::now();
-        self.absent = false;
+    /// All that it holds is on the outlet.
+    fn folded(&self) {
+        let (now, entries, unreadable) = (SystemTime::now(), self.known.len(), self.unreadable.clone());
         self.metrics.manifest_last_read_timestamp.set(unix_seconds(now));
-        if self.status.manifest_contact(entries) {
+        if self.status.manifest_contact(entries, unreadable) {
             tracing::info!(uri = %self.object.uri(), entries, "the manifest is read");
+            if let Some(Trouble { code, message }) = &self.unreadable {
+                tracing::warn!(code, "{message}");
+            }
         }
         self.bootstrap.send_replace(Bootstrap::Folded { at: now });
+    }
+
+    fn unreadable_in(&self, manifest: &Manifest) -> Option<Trouble> {
+        let first = manifest.unreadable().first()?;
+        let (uri, entries) = (self.object.uri(), manifest.unreadable().len());
+        let message = format!("{uri}: {entries} entries cannot be read, the first: {}", first.reason);
+        Some(Trouble { code: "unreadable_entries", message })
     }
 
     fn is_absent(&mut self) {
@@ -235,7 +245,6 @@ impl Reader {
             self.object.uri()
         );
         self.trouble("absent", message);
-        self.absent = true;
         self.bootstrap.send_replace(Bootstrap::Absent);
     }
 
@@ -262,14 +271,6 @@ impl Reader {
             }
             news
         });
-    }
-
-    fn say_unreadable(&self, manifest: &Manifest) {
-        if let [first, ..] = manifest.unreadable() {
-            let (uri, entries) = (self.object.uri(), manifest.unreadable().len());
-            let message = format!("{uri}: {entries} entries cannot be read, the first: {}", first.reason);
-            self.trouble("unreadable_entries", message);
-        }
     }
 
     /// Says what is wrong: on the board, and once in the log for each change of kind.
