@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-fn hotserve(arguments: &[&str]) -> Command {
+pub fn hotserve(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hotserve"));
     command.args(arguments);
     for (name, _) in std::env::vars() {
@@ -17,7 +17,7 @@ fn hotserve(arguments: &[&str]) -> Command {
     command
 }
 
-fn run(mut command: Command) -> (i32, String) {
+pub fn run(mut command: Command) -> (i32, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
     (status.code().unwrap_or(-1), text)
@@ -39,6 +39,9 @@ fn a_bad_setting_ends_the_program_with_64_and_is_named() {
         (&["serve", "--stream", "s", "--initial-state", "{"], None, "--initial-state (HOTSERVE_INITIAL_STATE)"),
         (&["serve", "--stream", "s", "--allow", "bucket"], None, "--allow (HOTSERVE_ALLOW)"),
         (&["serve", "--stream", "s", "--cache-dir", "/proc/nowhere"], None, "--cache-dir (HOTSERVE_CACHE_DIR)"),
+        (&["serve", "--stream", "s", "--manifest", "m.json"], None, "--manifest (HOTSERVE_MANIFEST)"),
+        (&["publish", "state", "1", "--stream", "s", "--manifest", "s3://b"], None, "--manifest (HOTSERVE_MANIFEST)"),
+        (&["manifest", "show"], None, "--manifest (HOTSERVE_MANIFEST)"),
         (&["serve", "--config", "/nonexistent.toml"], None, "--config /nonexistent.toml"),
         (&["serve", "--config", file], None, "prot"),
         (&["publish", "state", "1"], None, "--stream (KINESIS_STREAM)"),

@@ -53,7 +53,11 @@ impl Target {
 impl Target {
     /// The manifest at this place, or the one that the flags mean.
     pub(super) async fn manifest(self, uri: Option<ManifestUri>) -> anyhow::Result<ManifestObject> {
-        let Some(uri) = uri else { return Ok(self.resolve().await?.manifest()?) };
+        let Some(uri) = uri else {
+            // Without a stream too: it is the manifest that is missing.
+            let nothing = self.dev.is_none() && ManifestUri::from_setting(self.manifest.clone())?.is_none();
+            return if nothing { Err(no_manifest().into()) } else { Ok(self.resolve().await?.manifest()?) };
+        };
         let resolved = Self { manifest: Some(uri.to_string()), ..self }.resolve().await?;
         Ok(resolved.object(uri))
     }
@@ -65,12 +69,7 @@ impl Resolved {
     }
 
     pub(super) fn manifest(&self) -> Result<ManifestObject, config::Error> {
-        self.manifest.clone().map(|uri| self.object(uri)).ok_or_else(|| {
-            config::Error::new(
-                "--manifest (HOTSERVE_MANIFEST)",
-                "missing: say s3://bucket/prefix/manifest.json, or start hotserve dev with --manifest",
-            )
-        })
+        self.manifest.clone().map(|uri| self.object(uri)).ok_or_else(no_manifest)
     }
 
     fn object(&self, uri: ManifestUri) -> ManifestObject {
@@ -87,4 +86,9 @@ impl Resolved {
 fn no_stream() -> config::Error {
     let problem = "missing: name the stream, or mean a hotserve dev with --dev";
     config::Error::new("--stream (KINESIS_STREAM)", problem)
+}
+
+fn no_manifest() -> config::Error {
+    let problem = "missing: say s3://bucket/prefix/manifest.json, or start hotserve dev with --manifest";
+    config::Error::new("--manifest (HOTSERVE_MANIFEST)", problem)
 }
