@@ -22,6 +22,9 @@ use crate::notification::{self, Location};
 use crate::source::kinesis::KinesisSource;
 use crate::source::{Record, Source as _, SourceEvent};
 
+/// How many reasons to leave out records are shown.
+const REASONS: usize = 20;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -163,8 +166,11 @@ async fn rebuild(args: Rebuild) -> anyhow::Result<()> {
     eprintln!("reading all that stream {stream:?} has");
     let found = read_all(&target.aws, &stream).await?;
     println!("read {} records: the newest of {} slots", found.records, found.manifest.slots().count());
-    for (reason, count) in &found.left_out {
+    for (reason, count) in found.left_out.iter().take(REASONS) {
         println!("left out {count}: {reason}");
+    }
+    if found.left_out.len() > REASONS {
+        println!("left out more for {} other reasons", found.left_out.len() - REASONS);
     }
 
     let limits = Limits::default();

@@ -7,8 +7,8 @@ fn raw(text: impl Into<String>) -> Box<RawValue> {
     RawValue::from_string(text.into()).expect("JSON")
 }
 
-fn entry(message: impl ToString) -> Entry {
-    Entry::new(raw(message.to_string()), None, &Limits::default().message).expect("an entry")
+fn entry(message: impl std::fmt::Display) -> Entry {
+    Entry::new(raw(format!("{message}")), None, &Limits::default().message).expect("an entry")
 }
 
 fn state(key: &str, version: u64, state: impl Into<serde_json::Value>) -> Entry {

@@ -244,7 +244,7 @@ impl Reader {
              one, or hotserve manifest rebuild",
             self.object.uri()
         );
-        self.trouble("absent", message);
+        self.trouble("absent", &message);
         self.bootstrap.send_replace(Bootstrap::Absent);
     }
 
@@ -262,7 +262,7 @@ impl Reader {
             Error::Storage { .. } => error.to_string(),
             _ => format!("{}: {error}", self.object.uri()),
         };
-        self.trouble(error.code(), format!("{what}{cure}"));
+        self.trouble(error.code(), &format!("{what}{cure}"));
         self.bootstrap.send_if_modified(|bootstrap| {
             // What was folded stays folded: a source that waits for it need not wait again.
             let news = matches!(bootstrap, Bootstrap::Pending | Bootstrap::Absent);
@@ -274,8 +274,8 @@ impl Reader {
     }
 
     /// Says what is wrong: on the board, and once in the log for each change of kind.
-    fn trouble(&self, code: &'static str, message: String) {
-        if self.status.manifest_trouble(Trouble { code, message: message.clone() }) {
+    fn trouble(&self, code: &'static str, message: &str) {
+        if self.status.manifest_trouble(Trouble { code, message: message.to_owned() }) {
             self.status.waiting_for(format!("the manifest: {message}"));
             tracing::warn!(code, "{message}");
         }
