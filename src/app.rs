@@ -10,7 +10,7 @@ use std::time::Duration;
 use hotserve_models::Loaders;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::aws::{Aws, Retries};
@@ -18,12 +18,15 @@ use crate::config::Config;
 use crate::http::{self, Http};
 use crate::id::{Rank, Slot, StateKey};
 use crate::manager::{self, Manager};
+use crate::manifest;
+use crate::manifest::object::ManifestObject;
 use crate::metrics::Metrics;
 use crate::notification::Limits;
 use crate::serving::compute::ComputePool;
 use crate::serving::{ServedState, Serving, Snapshot};
-use crate::source::Source;
 use crate::source::kinesis::KinesisSource;
+use crate::source::manifest::{ManifestOptions, ManifestSource};
+use crate::source::{Bootstrap, Source};
 use crate::status::Status;
 use crate::store::cache::OpenError;
 use crate::store::s3::S3Store;
@@ -89,12 +92,22 @@ impl Default for Boards {
 impl Adapters {
     /// Kinesis and S3.
     pub fn aws(aws: &Aws, config: &Config, boards: &Boards) -> Self {
-        let (metrics, status) = (Arc::clone(&boards.metrics), Arc::clone(&boards.status));
-        Self {
-            source: Box::new(KinesisSource::new(aws.clone(), config.stream.clone(), metrics, status)),
-            s3: Arc::new(S3Store::new(aws.s3(Retries::Ours))),
-            loaders: Loaders::bundled(),
-        }
+        let Boards { metrics, status } = boards.clone();
+        let stream = KinesisSource::new(aws.clone(), config.stream.clone(), metrics, status);
+        let source: Box<dyn Source> = match &config.manifest {
+            None => Box::new(stream),
+            Some(manifest) => {
+                let limits = manifest::Limits::default();
+                let object = ManifestObject::new(aws, Retries::Ours, manifest.uri.clone(), limits.bytes);
+                let options =
+                    ManifestOptions { stream: config.stream.name.clone(), interval: manifest.interval, limits };
+                let Boards { metrics, status } = boards.clone();
+                let (bootstrap, brought) = watch::channel(Bootstrap::default());
+                let stream = stream.vouched(brought);
+                Box::new(ManifestSource::new(object, options, Box::new(stream), bootstrap, metrics, status))
+            }
+        };
+        Self { source, s3: Arc::new(S3Store::new(aws.s3(Retries::Ours))), loaders: Loaders::bundled() }
     }
 }
 

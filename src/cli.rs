@@ -4,6 +4,7 @@ mod consumers;
 #[cfg(feature = "embedded")]
 mod dev;
 mod doctor;
+mod manifest;
 mod paint;
 mod publish;
 mod running;
@@ -38,6 +39,8 @@ enum Command {
     Serve(serve::Args),
     /// Publish a state or a model
     Publish(publish::Args),
+    /// Look at a manifest, or make one from the stream
+    Manifest(manifest::Args),
     /// Show the messages of a stream as they come, decoded
     Tail(tail::Args),
     /// List or remove the consumers that are registered with a stream for enhanced fan-out
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
             Command::Dev(args) => dev::run(args).await?,
             Command::Serve(args) => serve::run(args).await?,
             Command::Publish(args) => publish::run(args).await?,
+            Command::Manifest(args) => manifest::run(args).await?,
             Command::Tail(args) => tail::run(args).await?,
             Command::Consumers(args) => consumers::run(args).await?,
             Command::Doctor(args) => return doctor::run(args).await,

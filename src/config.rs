@@ -3,6 +3,7 @@
 //! A setting comes from its flag, else its environment variable, else the file, else its default. [`Settings`] is the
 //! one list of them, read by the command line and the file alike; [`Config`] is what the rest of the program sees.
 
+mod manifest_uri;
 mod stream;
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use self::manifest_uri::ManifestUri;
 pub use self::stream::{ConsumerMode, StartAt, StreamConfig};
 use crate::id::ModelName;
 
@@ -74,6 +76,12 @@ pub struct Settings {
     /// How far back to read on start at least, so that slots written before the last message are found [default: 0s]
     #[arg(long, env = "HOTSERVE_LOOKBACK", value_name = "DURATION")]
     pub lookback: Option<HumanDuration>,
+    /// Object in S3 with the newest message of every slot: start from it, and read it again and again
+    #[arg(long, env = "HOTSERVE_MANIFEST", value_name = "s3://BUCKET/KEY")]
+    pub manifest: Option<String>,
+    /// Time between reads of the manifest, 200ms or more [default: 30s]
+    #[arg(long, env = "HOTSERVE_MANIFEST_INTERVAL", value_name = "DURATION")]
+    pub manifest_interval: Option<HumanDuration>,
     /// Where artifacts may come from: s3://bucket/prefix or file:///folder/, repeatable [default: any bucket, no file]
     #[arg(long, env = "HOTSERVE_ALLOW", value_name = "URI", value_delimiter = ',')]
     #[serde(default)]
@@ -127,6 +135,8 @@ impl Settings {
             poll_interval: self.poll_interval.or(other.poll_interval),
             fleet_size: self.fleet_size.or(other.fleet_size),
             lookback: self.lookback.or(other.lookback),
+            manifest: self.manifest.or(other.manifest),
+            manifest_interval: self.manifest_interval.or(other.manifest_interval),
             allow: if self.allow.is_empty() { other.allow } else { self.allow },
             allow_unverified: self.allow_unverified.or(other.allow_unverified),
             max_artifact: self.max_artifact.or(other.max_artifact),
@@ -145,6 +155,13 @@ impl Settings {
         let initial_state = self.initial_state.unwrap_or_else(|| "0".to_owned());
         let initial_state = RawValue::from_string(initial_state)
             .map_err(|error| Error::new("--initial-state (HOTSERVE_INITIAL_STATE)", format!("not JSON: {error}")))?;
+        let manifest_interval = at_least(
+            "--manifest-interval (HOTSERVE_MANIFEST_INTERVAL)",
+            self.manifest_interval,
+            Duration::from_secs(30),
+            Duration::from_millis(200),
+        )?;
+        let manifest = ManifestUri::from_setting(self.manifest)?;
         let request_timeout = at_least(
             "--request-timeout (HOTSERVE_REQUEST_TIMEOUT)",
             self.request_timeout,
@@ -155,6 +172,7 @@ impl Settings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Config {
             stream,
+            manifest: manifest.map(|uri| ManifestConfig { uri, interval: manifest_interval }),
             store: StoreConfig {
                 cache_dir: self.cache_dir,
                 allow,
@@ -196,6 +214,8 @@ fn at_least(
 pub struct Config {
     /// The stream.
     pub stream: StreamConfig,
+    /// The manifest, if there is one.
+    pub manifest: Option<ManifestConfig>,
     /// Where artifacts come from and go.
     pub store: StoreConfig,
     /// What a message may be.
@@ -204,6 +224,15 @@ pub struct Config {
     pub http: HttpConfig,
     /// The default state until a message brings one.
     pub initial_state: Box<RawValue>,
+}
+
+/// The manifest.
+#[derive(Debug, Clone)]
+pub struct ManifestConfig {
+    /// The object.
+    pub uri: ManifestUri,
+    /// Time between reads.
+    pub interval: Duration,
 }
 
 /// Where artifacts come from and go.
@@ -393,7 +422,9 @@ mod tests {
         );
         let fast = Some(HumanDuration(Duration::from_millis(100)));
         assert_eq!(named(Settings { poll_interval: fast, ..good.clone() }), "--poll-interval (HOTSERVE_POLL_INTERVAL)");
-        assert_eq!(named(Settings { allow: vec!["models".to_owned()], ..good }), "--allow (HOTSERVE_ALLOW)");
+        assert_eq!(named(Settings { allow: vec!["models".to_owned()], ..good.clone() }), "--allow (HOTSERVE_ALLOW)");
+        let manifest = Some("manifest.json".to_owned());
+        assert_eq!(named(Settings { manifest, ..good }), "--manifest (HOTSERVE_MANIFEST)");
     }
 
     #[test]

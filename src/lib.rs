@@ -19,6 +19,7 @@ pub mod shutdown;
 pub mod error;
 pub mod aws;
 pub mod notification;
+pub mod manifest;
 pub mod source;
 pub mod store;
 pub mod publisher;

@@ -34,13 +34,13 @@ use self::policy::{Book, Mark, Verdict};
 use self::reaper::Reaper;
 use self::recent::Recent;
 use self::stages::{Announced, Refusal, Warm};
-use self::update::{Update, announcement, content, saved};
+use self::update::{Update, announcement, saved};
 use crate::id::{Digest, Rank, Slot};
 use crate::metrics::{Metrics, unix_seconds};
 use crate::notification::{self, Limits, Location, ModelUpdate, Notification};
 use crate::serving::{ModelFacts, ServedModel, ServedState, Swapper};
 use crate::source::{Record, SourceEvent};
-use crate::status::{Entry, Status};
+use crate::status::{Bootstrapped, Entry, Status};
 use crate::store::{Artifact, Cache, Fetcher};
 
 /// How many slots there may be: a producer that makes up keys must not fill the memory.
@@ -82,6 +82,8 @@ pub struct Manager {
     finished: (mpsc::UnboundedSender<Finished>, mpsc::UnboundedReceiver<Finished>),
     next_update: u64,
     caught_up: bool,
+    /// Whether the source had any message.
+    found: bool,
     ready: bool,
     /// The slots whose first content readiness waits for.
     awaited: HashSet<Slot>,
@@ -140,6 +142,7 @@ impl Manager {
             finished: mpsc::unbounded_channel(),
             next_update: 0,
             caught_up: false,
+            found: false,
             ready: false,
             awaited: HashSet::new(),
             deferred: HashSet::new(),
@@ -159,6 +162,7 @@ impl Manager {
                 Some(finished) = self.finished.1.recv() => self.on_finished(finished),
                 event = events.recv() => match event {
                     Some(SourceEvent::Records(records)) => {
+                        self.found |= !records.is_empty();
                         // Whatever waits in one page is folded before anything is loaded: the newest wins.
                         for record in records {
                             self.take_in(record);
@@ -174,15 +178,15 @@ impl Manager {
                 },
                 _ = retry.tick() => self.books.values_mut().for_each(Book::revive),
                 () = &mut grace, if restored && !self.ready => {
-                    self.become_ready("from the last known good; the stream has not caught up yet");
+                    self.become_ready("from the last known good; the stream has not caught up yet", Bootstrapped::Journal);
                 }
             }
             self.advance();
             if self.caught_up && !self.ready {
                 if self.awaited.is_empty() {
-                    self.become_ready("caught up with the stream");
+                    self.become_ready("caught up with the stream", self.begun_from());
                 } else if patience.is_some_and(|patience| Instant::now() > patience) {
-                    self.become_ready("without models that take long to come");
+                    self.become_ready("without models that take long to come", self.begun_from());
                 }
             }
         }
@@ -212,7 +216,7 @@ impl Manager {
         for (slot, version) in notification.slots() {
             let rank = version.map_or_else(|| Rank::Stream(record.position.clone()), Rank::Version);
             let mark =
-                Mark { rank, content: content(&slot, &notification), announcement: announcement(&slot, &notification) };
+                Mark { rank, content: notification.content(&slot), announcement: announcement(&slot, &notification) };
             let verdict = match self.books.get(&slot) {
                 Some(book) => book.judge(&mark),
                 None if self.books.len() >= MAX_SLOTS => {
@@ -500,11 +504,21 @@ impl Manager {
         }
     }
 
-    fn become_ready(&mut self, how: &str) {
+    /// Where what is served at the start came from.
+    fn begun_from(&self) -> Bootstrapped {
+        match self.status.manifest() {
+            Some(manifest) if manifest.last_contact.is_some() => Bootstrapped::Manifest,
+            _ if self.found => Bootstrapped::Lookback,
+            _ => Bootstrapped::None,
+        }
+    }
+
+    fn become_ready(&mut self, how: &str, from: Bootstrapped) {
         self.ready = true;
         if self.status.set_ready() {
-            let snapshot = self.swapper.snapshot();
-            tracing::info!(states = snapshot.states.len(), models = snapshot.models.len(), "ready: {how}");
+            self.status.set_bootstrapped(from);
+            let (snapshot, from) = (self.swapper.snapshot(), from.code());
+            tracing::info!(states = snapshot.states.len(), models = snapshot.models.len(), from, "ready: {how}");
         }
     }
 

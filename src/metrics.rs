@@ -126,6 +126,7 @@ pub const ROUTES: &[&str] = &[
 /// The statuses that have a series of their own.
 pub const STATUSES: &[&str] = &["200", "304", "400", "404", "405", "408", "413", "422", "500", "503", "other"];
 const POLLS: &[&str] = &["ok", "throttled", "expired", "invalid", "not_found", "denied", "failed"];
+const MANIFEST_READS: &[&str] = &["changed", "unchanged", "absent", "failed"];
 const PREDICT_ERRORS: &[&str] = &["bad_input", "no_model", "failed", "overloaded"];
 
 /// Every metric of a server.
@@ -226,6 +227,24 @@ pub const TABLE: &[Spec] = &[
         Kind::Counter,
         "Times the stream had trimmed records that were not yet read",
         &[],
+    ),
+    spec(
+        "hotserve_manifest_reads_total",
+        Kind::Counter,
+        "Reads of the manifest by outcome; none where there is no --manifest",
+        &[("outcome", MANIFEST_READS)],
+    ),
+    spec(
+        "hotserve_manifest_last_read_timestamp_seconds",
+        Kind::Gauge,
+        "When the manifest was last read, or found to be unchanged, Unix time; 0 before the first time",
+        &[],
+    ),
+    spec(
+        "hotserve_bootstrap_info",
+        Kind::Scraped,
+        "1, with what the server became ready from: manifest, lookback, journal (the last known good), none",
+        &[("kind", &[])],
     ),
     spec("hotserve_artifact_fetch_bytes_total", Kind::Counter, "Bytes of artifacts fetched", &[]),
     spec("hotserve_artifact_fetch_retries_total", Kind::Counter, "Fetches tried again after a passing fault", &[]),
@@ -343,6 +362,8 @@ pub struct Metrics {
     pub stream_throttle_ratio: Gauge,
     pub stream_estimated_readers: Gauge,
     pub stream_gaps: Counter,
+    pub manifest_reads: Counters,
+    pub manifest_last_read_timestamp: Gauge,
     pub artifact_fetch_bytes: Counter,
     pub artifact_fetch_retries: Counter,
     pub artifact_cache: Counters,
@@ -393,6 +414,8 @@ impl Metrics {
             stream_throttle_ratio: gauge(r, "hotserve_stream_throttle_ratio"),
             stream_estimated_readers: gauge(r, "hotserve_stream_estimated_readers"),
             stream_gaps: counter(r, "hotserve_stream_gaps_total"),
+            manifest_reads: counters(r, "hotserve_manifest_reads_total"),
+            manifest_last_read_timestamp: gauge(r, "hotserve_manifest_last_read_timestamp_seconds"),
             artifact_fetch_bytes: counter(r, "hotserve_artifact_fetch_bytes_total"),
             artifact_fetch_retries: counter(r, "hotserve_artifact_fetch_retries_total"),
             artifact_cache: counters(r, "hotserve_artifact_cache_total"),

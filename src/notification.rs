@@ -24,7 +24,7 @@ use crate::id::{Digest, Format, MessageId, ModelName, Slot, StateKey, Version};
 
 pub(crate) use decode::KPL_MAGIC;
 pub use decode::decode;
-pub use payload::inflate;
+pub use payload::{inflate, plain};
 pub use uri::ArtifactUri;
 
 /// A decoded and validated message: a new state, a new model, or both at once.
@@ -48,6 +48,19 @@ impl Notification {
         let state = self.state.iter().map(|state| (Slot::State(state.key.clone()), state.version));
         let model = self.model.iter().map(|model| (Slot::Model(model.name.clone()), model.version));
         state.chain(model)
+    }
+
+    /// What tells a slot's content from another of the same rank.
+    pub fn content(&self, slot: &Slot) -> Digest {
+        match (slot, &self.state, &self.model) {
+            (Slot::State(_), Some(state), _) => Digest::of(state.json.get().as_bytes()),
+            (Slot::Model(_), _, Some(model)) => match &model.location {
+                Location::Uri { sha256: Some(sha256), .. } => *sha256,
+                Location::Uri { uri, version_id, .. } => Digest::of(format!("{uri} {version_id:?}").as_bytes()),
+                Location::Inline(bytes) => Digest::of(bytes),
+            },
+            _ => Digest::of(b""),
+        }
     }
 }
 

@@ -1,8 +1,11 @@
-//! The other end of the stream: uploads an artifact to a key of its own, and announces it.
+//! The other end of the stream: uploads an artifact to a key of its own, enters it into the manifest, announces it.
 //!
-//! Upload first, announce after: whoever reads the announcement finds the object. The key holds the digest, so that an
-//! object is never overwritten.
+//! Upload first, then the manifest, then the announcement: whoever reads one finds the other. The key holds the digest,
+//! so that an object is never overwritten.
 #![expect(clippy::disallowed_types, reason = "an adapter")]
+
+mod draft;
+mod place;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,9 +14,15 @@ use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use base64::Engine as _;
 use http_body_util::BodyExt as _;
+use serde_json::value::RawValue;
 
+pub use self::draft::{Draft, Model, Place};
+pub use self::place::Step;
 use crate::aws::{Aws, Fault, FaultKind, Retries, ServerClock};
-use crate::id::Digest;
+use crate::id::{Digest, Slot, Version};
+use crate::manifest::object::ManifestObject;
+use crate::manifest::update::{Change, update};
+use crate::manifest::{self, Entry, Manifest};
 
 /// The largest message, with its partition key: Kinesis' own limit, unless a stream is set to allow more.
 pub const MAX_MESSAGE: usize = 1 << 20;
@@ -23,6 +32,18 @@ pub struct Publisher {
     kinesis: aws_sdk_kinesis::Client,
     s3: aws_sdk_s3::Client,
     stream: String,
+    manifest: Option<ManifestObject>,
+}
+
+/// What was published.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// Its version.
+    pub version: Option<Version>,
+    /// Whether the version is the one after the manifest's, for the caller gave none.
+    pub assigned: bool,
+    /// Where the message went.
+    pub receipt: Receipt,
 }
 
 /// Where a message went.
@@ -64,6 +85,56 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The artifact has no place of its own there.
+    #[error("upload to {uri}: {detail}")]
+    Place {
+        /// Where it was to go.
+        uri: String,
+        /// What is wrong with that.
+        detail: String,
+    },
+    /// The message says something that no server would take.
+    #[error("the message is not one that a server takes: {0}")]
+    Message(String),
+    /// The manifest could not be written.
+    #[error("enter it into the manifest (nothing was announced)")]
+    Manifest(#[from] manifest::Error),
+    /// The manifest has something newer.
+    #[error(
+        "the manifest has {slot} version {held} already, so that version {given} would never be served: publish a \
+         higher one, or without --version the next one"
+    )]
+    Outdated {
+        /// The slot.
+        slot: Slot,
+        /// The version in the manifest.
+        held: Version,
+        /// The version given.
+        given: Version,
+    },
+    /// There is no telling which version comes next.
+    #[error(
+        "the manifest has {entries} entries that this program cannot read, and their versions are not known: upgrade \
+         hotserve, give --version, or look at them with hotserve manifest show"
+    )]
+    NoNextVersion {
+        /// How many.
+        entries: usize,
+    },
+    /// The manifest has it, the stream has not.
+    #[error(
+        "{slot} version {version} is in the manifest but could not be announced: servers with --manifest take it at \
+         their next read, within 30 s by default; others do not hear of it until it is published again with --version \
+         {version}"
+    )]
+    NotAnnounced {
+        /// The slot.
+        slot: Slot,
+        /// Its version.
+        version: Version,
+        /// Why not.
+        source: Box<Self>,
+    },
     /// The message could not be put.
     #[error("put the message into stream {stream:?}")]
     Announce {
@@ -78,14 +149,54 @@ impl Publisher {
     /// A publisher to this stream.
     pub fn new(aws: &Aws, stream: String) -> Self {
         let clock = Arc::new(ServerClock::default());
-        Self { kinesis: aws.kinesis(Retries::Standard, &clock), s3: aws.s3(Retries::Standard), stream }
+        Self { kinesis: aws.kinesis(Retries::Standard, &clock), s3: aws.s3(Retries::Standard), stream, manifest: None }
+    }
+
+    /// The same, that enters everything into a manifest before it is announced.
+    #[must_use]
+    pub fn with_manifest(self, manifest: Option<ManifestObject>) -> Self {
+        Self { manifest, ..self }
+    }
+
+    /// Enters a draft into the manifest, if there is one, and announces it.
+    pub async fn publish(&self, draft: Draft) -> Result<Published, Error> {
+        // Before the manifest is written: what is in it must be announceable.
+        check_size(&draft.partition_key(), &render(&draft)?)?;
+        let Some(object) = &self.manifest else {
+            let receipt = self.announce(&draft.partition_key(), &render(&draft)?).await?;
+            return Ok(Published { version: draft.version(), assigned: false, receipt });
+        };
+        let assigned = draft.version().is_none();
+        let mut tried = None;
+        let limits = manifest::Limits::default();
+        let draft = update(object, &limits, |manifest| {
+            manifest.belongs_to(&self.stream)?;
+            // An answer that was lost: what looks like somebody else's write is the one from before.
+            if let Some(before) = tried.take().filter(|before| holds(manifest, before)) {
+                return Ok((before, Change::Leave));
+            }
+            let draft = versioned(&draft, manifest)?;
+            let text = String::from_utf8(render(&draft)?).map_err(|error| Error::Message(error.to_string()))?;
+            let message = RawValue::from_string(text).map_err(|error| Error::Message(error.to_string()))?;
+            let entry = Entry::new(message, None, &limits.message).map_err(Error::Message)?;
+            let change = if manifest.fold(entry)? { Change::Write } else { Change::Leave };
+            tried = Some(draft.clone());
+            Ok::<_, Error>((draft, change))
+        })
+        .await?;
+        let version = draft.version();
+        match (self.announce(&draft.partition_key(), &render(&draft)?).await, version) {
+            (Ok(receipt), _) => Ok(Published { version, assigned, receipt }),
+            (Err(error), Some(version)) => {
+                Err(Error::NotAnnounced { slot: draft.slot(), version, source: Box::new(error) })
+            }
+            (Err(error), None) => Err(error),
+        }
     }
 
     /// Puts a message. Messages with the same partition key keep their order.
     pub async fn announce(&self, partition_key: &str, message: &[u8]) -> Result<Receipt, Error> {
-        if message.len() + partition_key.len() > MAX_MESSAGE {
-            return Err(Error::TooLarge { bytes: message.len() });
-        }
+        check_size(partition_key, message)?;
         let put = self.kinesis.put_record().stream_name(&self.stream).partition_key(partition_key);
         let answer = put
             .data(Blob::new(message))
@@ -168,5 +279,42 @@ impl Publisher {
             key: String::new(),
             source: Fault::of(&error),
         })
+    }
+}
+
+fn check_size(partition_key: &str, message: &[u8]) -> Result<(), Error> {
+    if message.len() + partition_key.len() > MAX_MESSAGE {
+        return Err(Error::TooLarge { bytes: message.len() });
+    }
+    Ok(())
+}
+
+fn render(draft: &Draft) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(draft).map_err(|error| Error::Message(error.to_string()))
+}
+
+/// Whether the manifest holds this very message.
+fn holds(manifest: &Manifest, draft: &Draft) -> bool {
+    let message = render(draft).unwrap_or_default();
+    manifest.held(&draft.slot()).is_some_and(|held| held.entry.message().as_bytes() == message)
+}
+
+/// The draft with a version: its own, if that is news, else the one after the manifest's.
+fn versioned(draft: &Draft, manifest: &Manifest) -> Result<Draft, Error> {
+    let slot = draft.slot();
+    let held = manifest.held(&slot).and_then(|held| held.rank.version());
+    match (draft.version(), held) {
+        (Some(given), Some(held)) if given < held => Err(Error::Outdated { slot, held, given }),
+        // Of the same version the fold takes the same content again, and refuses another.
+        (Some(_), _) => Ok(draft.clone()),
+        (None, _) if !manifest.unreadable().is_empty() => {
+            Err(Error::NoNextVersion { entries: manifest.unreadable().len() })
+        }
+        (None, held) => {
+            // A version is above every place in the stream, so the first one is above what has none.
+            let next = held.map_or(1, |held| held.get() + 1);
+            let next = Version::try_from(next).map_err(|error| Error::Message(error.to_string()))?;
+            Ok(draft.clone().with_version(next))
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod aggregate;
 pub mod kinesis;
+pub mod manifest;
 pub mod memory;
 
 use std::future::Future;

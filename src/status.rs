@@ -22,6 +22,8 @@ pub struct Status {
 struct Inner {
     readiness: Readiness,
     stream: Stream,
+    manifest: Option<Manifest>,
+    bootstrapped: Option<Bootstrapped>,
     history: VecDeque<Entry>,
     next_id: u64,
 }
@@ -82,7 +84,44 @@ pub struct ShardReport {
     pub via: &'static str,
 }
 
-/// What keeps the reader from the stream.
+/// The manifest as its reader sees it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Manifest {
+    /// When it was last read, or found to be unchanged.
+    pub last_contact: Option<Timestamp>,
+    /// How many messages it holds.
+    pub entries: usize,
+    /// What is wrong now, if something is.
+    pub trouble: Option<Trouble>,
+}
+
+/// From what a server became ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bootstrapped {
+    /// From the manifest, and the stream behind it: every slot, however old.
+    Manifest,
+    /// From what the look-back found in the stream.
+    Lookback,
+    /// From the last known good on its disk; the stream had not caught up.
+    Journal,
+    /// From nothing: there was no message.
+    None,
+}
+
+impl Bootstrapped {
+    /// The metric's label.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Manifest => "manifest",
+            Self::Lookback => "lookback",
+            Self::Journal => "journal",
+            Self::None => "none",
+        }
+    }
+}
+
+/// What keeps the reader from the stream, or from the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Trouble {
     /// The kind of fault.
@@ -149,6 +188,8 @@ impl Default for Status {
         let inner = Inner {
             readiness: Readiness::Starting("looking for the last message in the stream".to_owned()),
             stream: Stream::default(),
+            manifest: None,
+            bootstrapped: None,
             history: VecDeque::new(),
             next_id: 1,
         };
@@ -228,6 +269,40 @@ impl Status {
     /// The stream as its reader sees it.
     pub fn stream(&self) -> Stream {
         self.lock().stream.clone()
+    }
+
+    /// The manifest was read, or is as it was, perhaps not as a whole. Answers whether that is news.
+    pub fn manifest_contact(&self, entries: usize, trouble: Option<Trouble>) -> bool {
+        let mut inner = self.lock();
+        let code = |trouble: &Option<Trouble>| trouble.as_ref().map(|trouble| trouble.code);
+        let before = inner.manifest.as_ref().filter(|before| before.last_contact.is_some());
+        let news = before.is_none_or(|before| code(&before.trouble) != code(&trouble));
+        inner.manifest = Some(Manifest { last_contact: Some(Timestamp::now()), entries, trouble });
+        news
+    }
+
+    /// The manifest could not be read. Answers whether that is news.
+    pub fn manifest_trouble(&self, trouble: Trouble) -> bool {
+        let mut inner = self.lock();
+        let manifest = inner.manifest.get_or_insert_default();
+        let news = manifest.trouble.as_ref().is_none_or(|before| before.code != trouble.code);
+        manifest.trouble = Some(trouble);
+        news
+    }
+
+    /// The manifest as its reader sees it; nothing where there is no reader.
+    pub fn manifest(&self) -> Option<Manifest> {
+        self.lock().manifest.clone()
+    }
+
+    /// Says from what the server became ready.
+    pub fn set_bootstrapped(&self, from: Bootstrapped) {
+        self.lock().bootstrapped = Some(from);
+    }
+
+    /// From what the server became ready; nothing while it is not.
+    pub fn bootstrapped(&self) -> Option<Bootstrapped> {
+        self.lock().bootstrapped
     }
 
     /// Notes a swap or a rejection.

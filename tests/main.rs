@@ -12,6 +12,7 @@ mod doctor;
 mod faults;
 mod game_day;
 mod hostile;
+mod manifest;
 mod start;
 mod stream;
 mod swap;

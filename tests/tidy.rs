@@ -8,6 +8,7 @@ use crate::support::repository;
 const LAYERS: &[&[&str]] = &[
     &["id", "config", "metrics", "status", "shutdown", "error", "aws"],
     &["notification"],
+    &["manifest"],
     &["source", "store", "serving", "publisher"],
     &["manager"],
     &["http"],
@@ -101,7 +102,7 @@ fn what_belongs_into_one_file_stays_there() {
             "aws_sdk_kinesis",
             &["aws.rs", "source/kinesis/api.rs", "source/kinesis/consumers.rs", "publisher.rs", "cli/doctor/probe.rs"],
         ),
-        ("aws_sdk_s3", &["aws.rs", "store/s3.rs", "publisher.rs", "cli/doctor/probe.rs"]),
+        ("aws_sdk_s3", &["aws.rs", "store/s3.rs", "manifest/object.rs", "publisher.rs", "cli/doctor/probe.rs"]),
         ("aws_sdk_sts", &["aws/identity.rs"]),
         ("aws_config", &["aws.rs"]),
         ("ferrokinesis", &["embedded.rs"]),

@@ -60,9 +60,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn show(args: List) -> anyhow::Result<()> {
     let target = args.target.resolve().await?;
-    let all = Consumers::new(&target.aws, &target.stream).list().await.context("list the consumers")?;
+    let stream = target.stream()?;
+    let all = Consumers::new(&target.aws, stream).list().await.context("list the consumers")?;
     // A closed pipe is no reason to fail.
-    let _ = std::io::stdout().write_all(table(&target.stream, &all).as_bytes());
+    let _ = std::io::stdout().write_all(table(stream, &all).as_bytes());
     Ok(())
 }
 
@@ -86,12 +87,12 @@ async fn clear(args: Clear) -> anyhow::Result<()> {
         return Err(config::Error::new("--older-than", problem).into());
     }
     let target = args.target.resolve().await?;
-    let consumers = Consumers::new(&target.aws, &target.stream);
+    let consumers = Consumers::new(&target.aws, target.stream()?);
     let all = consumers.list().await.context("list the consumers")?;
     if let Some(missing) = args.names.iter().find(|name| !all.iter().any(|consumer| consumer.name == **name)) {
         bail!(
             "no consumer {missing:?} is registered with stream {}; hotserve consumers list shows them",
-            target.stream
+            target.stream()?
         );
     }
     let older_than = args.older_than.map_or(Duration::ZERO, |age| age.0);

@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use hotserve_models::samples::{self, Sample};
-use serde_json::json;
 
 use super::running::Running;
 use super::serve::as_setting;
 use crate::app::{Adapters, App, Boards};
-use crate::aws::Aws;
+use crate::aws::{Aws, Retries};
 use crate::config::{self, HumanDuration, Settings};
 use crate::embedded::{self, Embedded, faults};
-use crate::id::Digest;
-use crate::publisher::Publisher;
+use crate::id::{ModelName, Version};
+use crate::manifest::Limits;
+use crate::manifest::object::ManifestObject;
+use crate::publisher::{self, Draft, Model, Publisher};
 use crate::shutdown;
 
 const STREAM: &str = "hotserve-dev";
@@ -41,6 +42,9 @@ pub(super) struct Args {
     /// Rules of what goes wrong around the stream and the bucket, as TOML; read again when the file changes
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
+    /// Keep a manifest, as production should: then every message to a slot needs a version, which publish --dev assigns
+    #[arg(long)]
+    manifest: bool,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
@@ -79,10 +83,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         poll_interval: Some(HumanDuration(std::time::Duration::from_millis(200))),
         lookback: Some(HumanDuration(std::time::Duration::from_secs(24 * 3600))),
         allow: vec![format!("s3://{BUCKET}")],
+        manifest: args.manifest.then(|| format!("s3://{BUCKET}/manifest.json")),
         default_model: samples::all().first().map(|sample| sample.name.parse()).transpose()?,
         ..Settings::default()
     };
     let config = settings.validate()?;
+    let manifest = config.manifest.as_ref().map(|manifest| manifest.uri.clone());
     let boards = Boards::default();
     let adapters = Adapters::aws(&aws, &config, &boards);
     let app = App::bind(config, adapters, boards).await.map_err(|error| match error {
@@ -94,7 +100,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         error => as_setting(error),
     })?;
 
-    let publisher = Publisher::new(&aws, STREAM.to_owned());
+    let object = |uri| ManifestObject::new(&aws, Retries::Standard, uri, Limits::default().bytes);
+    let publisher = Publisher::new(&aws, STREAM.to_owned()).with_manifest(manifest.clone().map(object));
     publisher.ensure_bucket(BUCKET).await?;
     if publisher.ensure_stream(args.shards).await? {
         for sample in samples::all() {
@@ -115,6 +122,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         secret_access_key: endpoints.secret_access_key,
         stream: STREAM.to_owned(),
         bucket: BUCKET.to_owned(),
+        manifest: manifest.map(|uri| uri.to_string()),
     };
     let _announced = running.announce().context("leave a note for publish --dev")?;
     let shutdown = shutdown::on_signal()?;
@@ -134,32 +142,26 @@ async fn until_ready(status: &crate::status::Status) {
     }
 }
 
-/// Uploads a sample and announces it, as `hotserve publish model` does.
+/// Publishes a sample, as `hotserve publish model` does.
 async fn announce(publisher: &Publisher, sample: &Sample, folder: &Path) -> anyhow::Result<()> {
-    let digest = Digest::of(sample.bytes);
+    let name: ModelName = sample.name.parse()?;
     let file = folder.join(sample.file_name);
     std::fs::write(&file, sample.bytes)?;
-    let size = sample.bytes.len() as u64;
-    let key = format!("models/{}/{digest}/{}", sample.name, sample.file_name);
-    publisher.upload(BUCKET, &key, &file, size, &digest, |_| {}).await?;
+    let place = publisher.store(&file, &name, &format!("s3://{BUCKET}/models"), |_| {}).await?;
     std::fs::remove_file(&file)?;
-    let golden: serde_json::Value = serde_json::from_str(sample.golden)?;
-    let message = json!({
-        "message_id": format!("sample-{}-1", sample.name),
-        "model": {
-            "name": sample.name,
-            "version": 1,
-            "label": "sample",
-            "format": sample.format,
-            "uri": format!("s3://{BUCKET}/{key}"),
-            "sha256": digest,
-            "size": size,
-            "golden": golden,
-        },
-        "published_at": jiff::Timestamp::now(),
-    });
-    publisher.announce(&format!("model:{}", sample.name), message.to_string().as_bytes()).await?;
-    Ok(())
+    let model = Model {
+        name,
+        version: Some(Version::try_from(1)?),
+        label: Some("sample".to_owned()),
+        format: sample.format.parse()?,
+        place,
+        golden: Some(serde_json::from_str(sample.golden)?),
+    };
+    match publisher.publish(Draft::model(model)).await {
+        // A manifest that outlived its stream knows a later one.
+        Ok(_) | Err(publisher::Error::Outdated { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Lays the retrained sample where the printed command can name it, wherever the program was started.
@@ -179,7 +181,7 @@ fn write_retrained(folder: &Path) -> anyhow::Result<Option<String>> {
 fn welcome(running: &Running, retrained: Option<&str>, temporary: bool) -> String {
     use std::fmt::Write as _;
     let program = std::env::args().next().unwrap_or_else(|| "hotserve".to_owned());
-    let Running { http, kinesis, s3, region, access_key_id, secret_access_key, stream, bucket } = running;
+    let Running { http, kinesis, s3, region, access_key_id, secret_access_key, stream, bucket, manifest } = running;
     let port = http.port();
     let dev = if port == 8000 { "--dev".to_owned() } else { format!("--dev {port}") };
     let mut text = format!("\nhotserve is ready: http://localhost:{port}/\n\nAsk it:\n  curl localhost:{port}/state\n");
@@ -200,6 +202,9 @@ Reach the stream {stream:?} and the bucket {bucket:?} with any AWS tool:
   export KINESIS_STREAM={stream}
 "
     );
+    if let Some(manifest) = manifest {
+        let _ = writeln!(text, "  export HOTSERVE_MANIFEST={manifest}");
+    }
     if temporary {
         text.push_str("\nAll of it is gone when this ends (Ctrl-C); --data-dir DIR keeps it.\n");
     }

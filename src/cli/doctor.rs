@@ -38,9 +38,6 @@ pub(super) struct Args {
     /// Where the server takes artifacts from
     #[arg(long, env = "HOTSERVE_ALLOW", value_name = "URI", value_delimiter = ',')]
     allow: Vec<String>,
-    /// The manifest that the server starts from
-    #[arg(long, env = "HOTSERVE_MANIFEST", value_name = "s3://BUCKET/KEY")]
-    manifest: Option<String>,
     /// Print a JSON array of {check, status, finding, cure}
     #[arg(long)]
     json: bool,
@@ -49,18 +46,20 @@ pub(super) struct Args {
 pub(super) async fn run(mut args: Args) -> anyhow::Result<ExitCode> {
     let file = args.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
     args.target.stream = args.target.stream.take().or(file.stream.clone());
-    let Resolved { aws, stream, bucket } = args.target.locate().await?;
+    let target = args.target.locate().await?;
+    let stream = target.stream()?.to_owned();
+    let Resolved { aws, manifest, bucket, .. } = target;
     let settings = Settings { stream: Some(stream.clone()), allow: args.allow, ..Settings::default() }.or(file);
     let mut artifacts = if args.artifacts.is_empty() { settings.allow.clone() } else { args.artifacts };
     // As the server would: what is wrong with a setting is said before anything is asked.
-    settings.validate()?;
+    let manifest = manifest.or(settings.validate()?.manifest.map(|manifest| manifest.uri));
     artifacts.extend(bucket.map(|bucket| format!("s3://{bucket}/models")).filter(|_| artifacts.is_empty()));
     let artifacts: Vec<_> = artifacts
         .iter()
         .filter(|uri| !uri.starts_with("file://"))
         .map(|uri| split("--artifacts (HOTSERVE_PUBLISH_TO)", uri))
         .collect::<Result<_, _>>()?;
-    let manifest = args.manifest.as_deref().map(|uri| split("--manifest (HOTSERVE_MANIFEST)", uri)).transpose()?;
+    let manifest = manifest.map(|uri| split("--manifest (HOTSERVE_MANIFEST)", &uri.to_string())).transpose()?;
 
     let place = Place { region: aws.region().unwrap_or_default().to_owned(), stream, account: None, key: None };
     let doctor = Doctor {

@@ -3,21 +3,16 @@
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
-use base64::Engine as _;
+use anyhow::Context as _;
 use clap::Subcommand;
 use hotserve_models::Loaders;
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::Timestamp;
-use serde_json::json;
 use serde_json::value::RawValue;
-use sha2::{Digest as _, Sha256};
 
-use super::target::{Resolved, Target};
+use super::target::Target;
 use crate::config;
-use crate::id::{Digest, Format, ModelName, StateKey, Version};
-use crate::notification::ArtifactUri;
-use crate::publisher::{Publisher, Receipt};
+use crate::id::{Format, ModelName, StateKey, Version};
+use crate::publisher::{self, Draft, Place, Published, Step};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -44,7 +39,7 @@ struct State {
     /// Which state
     #[arg(long, default_value = StateKey::DEFAULT)]
     key: StateKey,
-    /// Its version; without one the stream's order decides
+    /// Its version; without one the next after the manifest's, or, without --manifest, the stream's order decides
     #[arg(long)]
     version: Option<Version>,
     #[command(flatten)]
@@ -58,7 +53,7 @@ struct Model {
     /// Which model
     #[arg(long)]
     name: ModelName,
-    /// Its version; without one the stream's order decides
+    /// Its version; without one the next after the manifest's, or, without --manifest, the stream's order decides
     #[arg(long)]
     version: Option<Version>,
     /// A name for the version, for people
@@ -89,43 +84,21 @@ async fn publish_state(args: State) -> anyhow::Result<()> {
     let value = RawValue::from_string(value.clone()).map_err(|error| {
         config::Error::new("VALUE", format!("{value:?} is not JSON ({error}); text is written '\"text\"'"))
     })?;
-    let publisher = args.target.resolve().await?.publisher();
-    let message = json!({
-        "message_id": message_id(),
-        "key": args.key,
-        "version": args.version,
-        "state": value,
-        "published_at": Timestamp::now(),
-    });
-    let receipt = publisher.announce(&format!("state:{}", args.key), &render(message)?).await?;
-    report(&format!("state {}", args.key), args.version, &receipt);
+    let publisher = args.target.resolve().await?.publisher()?;
+    let published = publisher.publish(Draft::state(args.key.clone(), args.version, value)).await?;
+    report(&format!("state {}", args.key), &published);
     Ok(())
 }
 
 async fn publish_model(args: Model) -> anyhow::Result<()> {
-    let path = args.file.display().to_string();
     let format = match args.format {
         Some(format) => format,
         None => recognize(&args.file)?,
     };
     let target = args.target.resolve().await?;
-    let publisher = target.publisher();
-    let mut model = json!({
-        "name": args.name,
-        "version": args.version,
-        "label": args.label,
-        "format": format,
-    });
+    let publisher = target.publisher()?;
     let place = if args.inline {
-        let bytes = std::fs::read(&args.file).with_context(|| format!("read {path}"))?;
-        let packed = zstd::encode_all(&bytes[..], 19).context("compress the model")?;
-        let (bytes, encoding) = if packed.len() < bytes.len() { (packed, "zstd") } else { (bytes, "none") };
-        json!({
-            "inline": base64::engine::general_purpose::STANDARD.encode(&bytes),
-            "encoding": encoding,
-            "sha256": Digest::of(&bytes),
-            "size": bytes.len(),
-        })
+        Place::inline(&args.file)?
     } else {
         let to = args.to.or(target.bucket.map(|bucket| format!("s3://{bucket}/models"))).ok_or_else(|| {
             config::Error::new(
@@ -133,52 +106,36 @@ async fn publish_model(args: Model) -> anyhow::Result<()> {
                 "missing: say s3://bucket/prefix, or --inline for a small model",
             )
         })?;
-        let (digest, size) = hash(&args.file).with_context(|| format!("read {path}"))?;
-        let file_name = args.file.file_name().and_then(|name| name.to_str()).unwrap_or("model");
-        let uri = format!("{}/{}/{digest}/{file_name}", to.trim_end_matches('/'), args.name);
-        let uri: ArtifactUri = uri.parse().map_err(|error| config::Error::new("--to", format!("{uri}: {error}")))?;
-        let ArtifactUri::S3 { bucket, key } = &uri else { bail!("--to takes s3://bucket/prefix, not {uri}") };
-        let bar = progress_bar(size, "upload");
-        let counter = bar.clone();
-        publisher.upload(bucket, key, &args.file, size, &digest, move |bytes| counter.inc(bytes)).await?;
+        let bar = progress_bar();
+        let listener = bar.clone();
+        let stored = publisher.store(&args.file, &args.name, &to, move |step| show(&listener, step)).await;
         bar.finish_and_clear();
-        println!("uploaded {size} bytes to {uri}");
-        json!({ "uri": uri.to_string(), "sha256": digest, "size": size })
+        let place = stored.map_err(|error| match error {
+            publisher::Error::Place { uri, detail } => {
+                anyhow::Error::from(config::Error::new("--to", format!("{uri}: {detail}")))
+            }
+            error => error.into(),
+        })?;
+        if let Some((size, uri)) = place.uri() {
+            println!("uploaded {size} bytes to {uri}");
+        }
+        place
     };
-    if let (Some(model), Some(place)) = (model.as_object_mut(), place.as_object()) {
-        model.extend(place.clone());
-    }
-    let message = json!({ "message_id": message_id(), "model": model, "published_at": Timestamp::now() });
-    let receipt = publisher.announce(&format!("model:{}", args.name), &render(message)?).await?;
-    report(&format!("model {} ({format})", args.name), args.version, &receipt);
+    let (name, version, label) = (args.name.clone(), args.version, args.label);
+    let model = publisher::Model { name, version, label, format: format.clone(), place, golden: None };
+    let published = publisher.publish(Draft::model(model)).await?;
+    report(&format!("model {} ({format})", args.name), &published);
     Ok(())
 }
 
-impl Resolved {
-    fn publisher(&self) -> Publisher {
-        Publisher::new(&self.aws, self.stream.clone())
-    }
-}
-
-fn report(what: &str, version: Option<Version>, receipt: &Receipt) {
-    let version = version.map(|version| format!(" version {version}")).unwrap_or_default();
+fn report(what: &str, published: &Published) {
+    let Published { version, assigned, receipt } = published;
+    let version = match version {
+        Some(version) if *assigned => format!(" version {version}, the next after the manifest's"),
+        Some(version) => format!(" version {version}"),
+        None => String::new(),
+    };
     println!("published {what}{version}: sequence number {} in {}", receipt.sequence_number, receipt.shard);
-}
-
-/// The text of a message; what is not given is left out.
-fn render(mut message: serde_json::Value) -> anyhow::Result<Vec<u8>> {
-    if let Some(fields) = message.as_object_mut() {
-        // A state of null is a state.
-        fields.retain(|name, value| name == "state" || !value.is_null());
-        if let Some(model) = fields.get_mut("model").and_then(serde_json::Value::as_object_mut) {
-            model.retain(|_, value| !value.is_null());
-        }
-    }
-    Ok(serde_json::to_vec(&message)?)
-}
-
-fn message_id() -> String {
-    format!("{:032x}", fastrand::u128(..))
 }
 
 fn recognize(path: &Path) -> anyhow::Result<Format> {
@@ -198,30 +155,26 @@ fn recognize(path: &Path) -> anyhow::Result<Format> {
     Ok(format.parse()?)
 }
 
-fn hash(path: &Path) -> std::io::Result<(Digest, u64)> {
-    let mut file = std::fs::File::open(path)?;
-    let bar = progress_bar(file.metadata()?.len(), "hash");
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut size = 0;
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            bar.finish_and_clear();
-            return Ok((Digest::finish(hasher), size));
-        }
-        hasher.update(&buffer[..read]);
-        size += read as u64;
-        bar.inc(read as u64);
-    }
-}
-
 /// A bar where a terminal looks on, nothing elsewhere.
-fn progress_bar(size: u64, what: &'static str) -> ProgressBar {
+fn progress_bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(size).with_style(style).with_message(what)
+    ProgressBar::new(0).with_style(style)
+}
+
+/// Hashing first, then the upload: each from its beginning.
+fn show(bar: &ProgressBar, step: Step) {
+    let begin = |what, size| {
+        bar.set_message(what);
+        bar.set_length(size);
+        bar.reset();
+    };
+    match step {
+        Step::Hash(size) => begin("hash", size),
+        Step::Upload(size) => begin("upload", size),
+        Step::Bytes(bytes) => bar.inc(bytes),
+    }
 }

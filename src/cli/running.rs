@@ -21,6 +21,8 @@ pub(super) struct Running {
     pub(super) secret_access_key: String,
     pub(super) stream: String,
     pub(super) bucket: String,
+    /// Its manifest, if it has one.
+    pub(super) manifest: Option<String>,
 }
 
 impl Running {

@@ -44,10 +44,10 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let target = args.target.resolve().await?;
     let config = StreamConfig {
-        name: target.stream,
         // As a server: a shard answers five reads a second to all its readers together.
-        poll_interval: if target.bucket.is_some() { LOOK } else { Duration::from_secs(1) },
+        poll_interval: target.bucket.is_some().then_some(LOOK),
         lookback: args.since.map_or(Duration::ZERO, |since| since.0),
+        ..StreamConfig::named(target.stream()?)
     };
     let boards = Boards::default();
     let status = Arc::clone(&boards.status);

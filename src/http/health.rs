@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Http;
 use crate::id::{Rank, Version};
 use crate::metrics::{Scraped, unix_seconds};
-use crate::status::{Readiness, Stream};
+use crate::status::{Bootstrapped, Manifest, Readiness, Stream};
 
 #[derive(Serialize)]
 struct Live {
@@ -26,6 +26,10 @@ struct Ready {
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<Stream>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest: Option<Manifest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bootstrapped: Option<Bootstrapped>,
 }
 
 /// The process answers; that is all it depends on.
@@ -42,7 +46,11 @@ pub(super) async fn ready(State(http): State<Arc<Http>>, RawQuery(query): RawQue
     };
     let verbose = query.is_some_and(|query| query.split('&').any(|field| field.split('=').next() == Some("verbose")));
     let stream = verbose.then(|| http.status.stream());
-    let body = Json(Ready { ready: reason.is_none(), reason, stream });
+    let (manifest, bootstrapped) = match verbose {
+        true => (http.status.manifest(), http.status.bootstrapped()),
+        false => (None, None),
+    };
+    let body = Json(Ready { ready: reason.is_none(), reason, stream, manifest, bootstrapped });
     (status, [(header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
@@ -66,6 +74,8 @@ pub(super) async fn metrics(State(http): State<Arc<Http>>) -> Response {
         "hotserve_stream_last_contact_timestamp_seconds",
         shards().map(|(id, shard)| (id, shard.last_contact.as_millisecond() as f64 / 1e3)),
     );
+    let bootstrapped = http.status.bootstrapped();
+    scraped.write("hotserve_bootstrap_info", bootstrapped.iter().map(|kind| ([kind.code()], 1.0)));
     let facts: Vec<_> =
         models.iter().map(|model| (model.facts.rank.to_string(), model.facts.digest.to_string())).collect();
     let info = models.iter().zip(&facts).map(|(model, (version, digest))| {

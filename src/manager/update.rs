@@ -46,19 +46,6 @@ impl Update {
     }
 }
 
-/// What tells a slot's content from another of the same rank.
-pub fn content(slot: &Slot, notification: &Notification) -> Digest {
-    match (slot, &notification.state, &notification.model) {
-        (Slot::State(_), Some(state), _) => Digest::of(state.json.get().as_bytes()),
-        (Slot::Model(_), _, Some(model)) => match &model.location {
-            Location::Uri { sha256: Some(sha256), .. } => *sha256,
-            Location::Uri { uri, version_id, .. } => Digest::of(format!("{uri} {version_id:?}").as_bytes()),
-            Location::Inline(bytes) => Digest::of(bytes),
-        },
-        _ => Digest::of(b""),
-    }
-}
-
 /// What tells how a slot's content was announced from another announcement of the same content.
 pub fn announcement(slot: &Slot, notification: &Notification) -> Digest {
     match (slot, &notification.model) {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Encoding, Limits, Location, ModelUpdate, Notification, Reason, Rejection, StateUpdate, inflate, strict};
+use super::{Encoding, Limits, Location, ModelUpdate, Notification, Reason, Rejection, StateUpdate, plain, strict};
 use crate::id::{Digest, Format, Invalid, MessageId, ModelName, StateKey, Version};
 
 /// The fields that `must_understand` may name: what this server acts on.
@@ -50,7 +50,7 @@ pub fn decode(data: &Bytes, limits: &Limits) -> Result<Notification, Rejection> 
         let detail = format!("{} bytes are over the limit of {}", data.len(), limits.payload_bytes);
         return Err(Rejection::new(Reason::TooLarge, detail));
     }
-    let text = inflate(data, Encoding::sniff(data), limits.payload_bytes, limits.inflate_ratio)?;
+    let text = plain(data, limits)?;
     strict::check(&text, limits.depth)?;
     let message: Message<'_> = serde_json::from_slice(&text).map_err(|error| {
         let kind = if text.trim_ascii_start().starts_with(b"{") { Reason::Schema } else { Reason::UnknownKind };

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 
-use super::{Encoding, Reason, Rejection};
+use super::{Encoding, Limits, Reason, Rejection};
 
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
@@ -20,6 +20,11 @@ impl Encoding {
             Self::None
         }
     }
+}
+
+/// The text of a record: what it was before its producer compressed it.
+pub fn plain(data: &Bytes, limits: &Limits) -> Result<Bytes, Rejection> {
+    inflate(data, Encoding::sniff(data), limits.payload_bytes, limits.inflate_ratio)
 }
 
 /// Undoes an encoding; stops as soon as the output passes `max_bytes` or `max_ratio` times the input.

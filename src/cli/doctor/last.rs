@@ -30,8 +30,7 @@ pub(super) enum Last {
 
 pub(super) async fn look(aws: &Aws, stream: &str) -> Last {
     // One call in 300 ms: beside the servers that read the same shards.
-    let config =
-        StreamConfig { name: stream.to_owned(), poll_interval: Duration::from_millis(300), lookback: Duration::ZERO };
+    let config = StreamConfig { poll_interval: Some(Duration::from_millis(300)), ..StreamConfig::named(stream) };
     let boards = Boards::default();
     let source = Box::new(KinesisSource::new(aws.clone(), config, boards.metrics, boards.status));
     let (shutdown, deadline) = (CancellationToken::new(), Instant::now() + DEADLINE);

@@ -144,6 +144,7 @@ mod tests {
             arrival_ms: 1_795_456_800_123,
             shard: "shardId-000000000012".parse().expect("a shard"),
             sequence: "4".parse().expect("digits"),
+            subsequence: 0,
         };
         let record = Record { position, data: data.to_vec().into() };
         let decoded = decode(&record.data, &Limits::default());

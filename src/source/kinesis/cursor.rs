@@ -343,7 +343,10 @@ impl Cursor {
             seek.found |= !empty;
         }
         self.endings = if page.next.is_none() { self.endings + 1 } else { 0 };
-        if page.next.is_none() && self.endings < ENDINGS && (page.behind_ms > 0 || (self.seek.is_some() && !self.closed)) {
+        if page.next.is_none()
+            && self.endings < ENDINGS
+            && (page.behind_ms > 0 || (self.seek.is_some() && !self.closed))
+        {
             // Some answers lack the next iterator although the shard goes on.
             step.doubtful = true;
             self.iterator = None;

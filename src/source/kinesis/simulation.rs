@@ -391,9 +391,15 @@ impl Run {
         };
         let now_ms = self.world.now_ms - self.world.habits.clock_early_ms;
         let trace = std::env::var("SEED").is_ok(); //TRACE
-        if trace { println!("{} {:?}", self.world.now_ms as i64 - T0 as i64, event); } //TRACE
+        if trace {
+            println!("{} {:?}", self.world.now_ms as i64 - T0 as i64, event);
+        } //TRACE
         let mut effects = self.tailer.on(event, now_ms);
-        if trace { for e in &effects { println!("        -> {e:?}"); } } //TRACE
+        if trace {
+            for e in &effects {
+                println!("        -> {e:?}");
+            }
+        } //TRACE
         if lossy {
             effects.retain(|effect| !matches!(effect, Effect::HandOn(_)));
         }
@@ -435,7 +441,8 @@ impl Run {
                     for record in records {
                         let text = String::from_utf8(record.data.to_vec()).expect("text");
                         let (key, version) = text.split_once(':').expect("a key and a version");
-                        let (key, version): (u8, u64) = (key.parse().expect("a key"), version.parse().expect("a version"));
+                        let (key, version): (u8, u64) =
+                            (key.parse().expect("a key"), version.parse().expect("a version"));
                         let slot = self.folded.entry(key).or_insert(0);
                         *slot = version.max(*slot);
                     }
@@ -666,7 +673,9 @@ fn zz_stats() {
             e2.push(seed);
         }
     }
-    for (k, v) in n { println!("{} {k}: {:?}", v.len(), &v[..v.len().min(8)]); }
+    for (k, v) in n {
+        println!("{} {k}: {:?}", v.len(), &v[..v.len().min(8)]);
+    }
 }
 #[test]
 fn zz_trace() {
