@@ -6,6 +6,30 @@ mod hotserve {
     pub mod id;
     pub mod error;
     pub mod notification;
+    pub mod manifest;
+    pub mod aws {
+        //! What the service says, without the service.
+
+        /// As in `src/aws.rs`.
+        #[derive(Debug)]
+        pub struct Fault {
+            /// What to do about it.
+            pub kind: FaultKind,
+            /// What it is, for a person.
+            pub message: String,
+        }
+
+        /// As in `src/aws.rs`.
+        #[derive(Debug)]
+        pub struct FaultKind;
+
+        impl FaultKind {
+            /// A bounded name.
+            pub fn code(&self) -> &'static str {
+                "unavailable"
+            }
+        }
+    }
     pub mod source {
         //! The source without its streams.
 
@@ -26,4 +50,4 @@ mod hotserve {
     }
 }
 
-pub use hotserve::{error, id, notification, source};
+pub use hotserve::{aws, error, id, manifest, notification, source};
