@@ -28,7 +28,7 @@ const MARGIN_MS: u64 = 60_000;
 /// The same for a place found by time although a record was read: what a sequence number would tell for sure.
 const LONG_MARGIN_MS: u64 = 600_000;
 /// So many pages in a row without a next iterator are the end of a shard, whatever the listing says.
-const ENDINGS: u32 = 5;
+const ENDINGS: u32 = 10;
 /// So many empty pages in a row that do not come closer to the tip are the tip.
 const STUCK: u32 = 5;
 
@@ -349,7 +349,7 @@ impl Cursor {
         {
             // Some answers lack the next iterator although the shard goes on.
             step.doubtful = true;
-            self.iterator = None;
+            self.on_expired();
         } else if self.seek.is_some() {
             self.on_seek_page(page.next, end_ms, &mut step);
         } else if page.next.is_none() || (self.closed && self.at_tip) {
