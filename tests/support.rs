@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hotserve::app::{Adapters, App, Boards};
 use hotserve::aws::Aws;
-use hotserve::config::{HumanDuration, Settings};
+use hotserve::config::{Config, HumanDuration, Settings};
 use hotserve::embedded::faults::Faults;
 use hotserve::embedded::{self, Embedded};
 use hotserve::http::Http;
@@ -147,7 +147,10 @@ pub struct Server {
 
 impl Server {
     pub async fn start(aws: &Aws, settings: Settings) -> Self {
-        let config = settings.validate().unwrap();
+        Self::of(aws, settings.validate().unwrap()).await
+    }
+
+    pub async fn of(aws: &Aws, config: Config) -> Self {
         let boards = Boards::default();
         let adapters = Adapters::aws(aws, &config, &boards);
         Self::run(App::bind(config, adapters, boards).await.unwrap())

@@ -331,7 +331,8 @@ impl Cursor {
         // are not, whatever they say, while they have records.
         let end_ms =
             page.records.last().map_or(now_ms.saturating_sub(page.behind_ms), |(_, arrival_ms, _)| *arrival_ms);
-        self.behind_ms = page.behind_ms;
+        // Those that are never behind are at least as far as their records are old.
+        self.behind_ms = page.behind_ms.max(if empty { 0 } else { now_ms.saturating_sub(end_ms) });
         // What a poll read, the next subscription need not deliver again.
         self.continuation = None;
         let mut step = Step { records: self.take(page.records), ..Step::default() };

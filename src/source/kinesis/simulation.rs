@@ -515,8 +515,10 @@ impl Run {
                 } else {
                     match self.world.deliver(&shard, after) {
                         Ok((delivery, after)) => {
+                            let pause_ms =
+                                if delivery.records.is_empty() { self.world.rng.u64(200..5_000) } else { 50 };
                             self.event(Event::Delivered(reader, delivery));
-                            let next = now_ms + self.world.rng.u64(200..5_000);
+                            let next = now_ms + pause_ms;
                             self.at(next, Action::Deliver(reader, shard, after, until_ms));
                         }
                         Err(fault) => self.event(Event::Unsubscribed(reader, Err(fault))),
@@ -528,7 +530,10 @@ impl Run {
             Action::Put => self.world.put(self.keys),
             Action::Split => self.world.split(),
             Action::Merge => self.world.merge(),
-            Action::Trim => self.world.trim(),
+            Action::Trim => {
+                self.world.trim();
+                self.there.clear();
+            }
             Action::Recreate => {
                 self.world.recreate();
                 self.there.clear();
