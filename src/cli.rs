@@ -36,7 +36,7 @@ enum Command {
     #[cfg(feature = "embedded")]
     Dev(dev::Args),
     /// Follow a Kinesis stream and serve what it brings
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Publish a state or a model
     Publish(publish::Args),
     /// Look at a manifest, or make one from the stream
@@ -77,7 +77,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             #[cfg(feature = "embedded")]
             Command::Dev(args) => dev::run(args).await?,
-            Command::Serve(args) => serve::run(args).await?,
+            Command::Serve(args) => serve::run(*args).await?,
             Command::Publish(args) => publish::run(args).await?,
             Command::Manifest(args) => manifest::run(args).await?,
             Command::Tail(args) => tail::run(args).await?,

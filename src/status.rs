@@ -74,7 +74,7 @@ impl Shard {
 }
 
 /// What a shard answered.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct ShardReport {
     /// How far behind the tip the answer was, in milliseconds.
     pub behind_ms: u64,

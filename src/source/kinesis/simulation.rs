@@ -648,6 +648,7 @@ fn play(seeds: std::ops::Range<u64>, planted: Planted) -> Option<(u64, String)> 
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test may be told to play more")]
 fn every_history_ends_with_what_a_plain_fold_of_all_records_gives() {
     let histories = std::env::var("HOTSERVE_TEST_HISTORIES").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000);
     let half = histories / 2;
