@@ -1,6 +1,7 @@
 //! What fuzzing has found (`scripts/fuzz`) goes through the decoders once more: none panics, and each keeps its promises.
 
 use bytes::Bytes;
+use hotserve::manifest::{self, Manifest};
 use hotserve::notification::{Limits, decode};
 use hotserve::source::aggregate::split;
 use md5::{Digest as _, Md5};
@@ -47,4 +48,17 @@ fn every_input_is_an_aggregate_or_plain() {
         }
     }
     assert!(found > 5, "{found} messages: the corpus reaches too little");
+}
+
+#[test]
+fn every_input_is_a_manifest_that_reads_back_as_written_or_an_error() {
+    let (limits, mut decoded) = (manifest::Limits::default(), 0);
+    for (name, data) in corpus("manifest") {
+        let Ok(manifest) = Manifest::decode(&data, &limits) else { continue };
+        let written = manifest.encode().unwrap();
+        let again = Manifest::decode(&written, &limits).unwrap();
+        assert_eq!(again.encode().unwrap(), written, "{name}");
+        decoded += 1;
+    }
+    assert!(decoded > 20, "{decoded} manifests: the corpus reaches too little");
 }
