@@ -37,7 +37,12 @@ async fn a_message_changes_the_state_and_a_model_changes_the_answer() {
         .await;
         assert_eq!(reply.json(), json!({"predictions": [version as f64], "model": {"name": "m", "version": version}}));
     }
-    assert_eq!(server.metric(r#"hotserve_updates_total{kind="model",outcome="applied"}"#).await, 2.0);
+    // It is counted after it is served.
+    until("both models to be counted", async || {
+        let applied = server.metric(r#"hotserve_updates_total{kind="model",outcome="applied"}"#).await;
+        (applied == 2.0).then_some(())
+    })
+    .await;
     assert_eq!(server.metric(r#"hotserve_model_version{model="m"}"#).await, 2.0);
     server.stop().await;
 }
