@@ -98,3 +98,19 @@ async fn a_server_that_is_there_before_its_stream_waits_and_says_so() {
     assert_eq!(server.state().await, 5);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kpl_aggregate_is_taken_apart() {
+    let cloud = Cloud::start(1).await;
+    // Before the server is there, and while it follows.
+    cloud.put(include_bytes!("kpl/two.bin")).await;
+    let server = cloud.server().await.ready().await;
+    for (key, state) in [("one", 1), ("two", 2)] {
+        assert_eq!(server.client.get(&format!("/state/{key}")).await.json()["state"], state, "{key}");
+    }
+    cloud.put(include_bytes!("kpl/hash_keys.bin")).await;
+    // The last of six states of one key.
+    server.until_state(5).await;
+    assert_eq!(server.metric(r#"hotserve_rejections_total{reason="unknown_kind"}"#).await, 0.0);
+    server.stop().await;
+}
