@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hotserve::app::Boards;
 use hotserve::aws::{Aws, Retries};
-use hotserve::config::{ConsumerMode, Settings, StreamConfig};
+use hotserve::config::{Config, ConsumerMode, Settings, StreamConfig};
 use hotserve::embedded::faults::{Faults, Rules};
 use hotserve::manifest::object::ManifestObject;
 use hotserve::publisher::{Draft, Publisher};
@@ -28,6 +28,18 @@ fn kinesis() -> Arc<Faults> {
 
 async fn server(cloud: &Cloud, mode: ConsumerMode) -> Server {
     cloud.server_with(|settings: &mut Settings| settings.consumer = Some(mode)).await.ready().await
+}
+
+/// The configuration of a server that subscribes.
+fn subscriber() -> Config {
+    let settings = Settings {
+        stream: Some(STREAM.to_owned()),
+        host: Some([127, 0, 0, 1].into()),
+        port: Some(0),
+        consumer: Some(ConsumerMode::FanOut),
+        ..Settings::default()
+    };
+    settings.validate().unwrap()
 }
 
 async fn until_subscribed(server: &Server, shards: f64) {
@@ -82,15 +94,7 @@ async fn every_slot_shows_its_last_version_whatever_happens_to_the_shards_meanwh
 async fn a_subscription_that_falls_silent_is_noticed_and_replaced() {
     let faults = kinesis();
     let cloud = Cloud::faulty(1, &faults).await;
-    let mut config = Settings {
-        stream: Some(STREAM.to_owned()),
-        host: Some([127, 0, 0, 1].into()),
-        port: Some(0),
-        consumer: Some(ConsumerMode::FanOut),
-        ..Settings::default()
-    }
-    .validate()
-    .unwrap();
+    let mut config = subscriber();
     config.stream.silence = Duration::from_secs(2);
     let server = Server::of(&cloud.aws, config).await.ready().await;
     until_subscribed(&server, 1.0).await;
@@ -110,6 +114,32 @@ async fn a_subscription_that_falls_silent_is_noticed_and_replaced() {
     let consumers = Consumers::new(&cloud.aws, STREAM);
     let left = consumers.list().await.unwrap();
     assert!(left.iter().all(|consumer| consumer.status != ConsumerStatus::Active));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_is_renewed_without_a_gap() {
+    let faults = kinesis();
+    let cloud = Cloud::faulty(1, &faults).await;
+    let mut config = subscriber();
+    config.stream.renew = Duration::from_millis(500);
+    let server = Server::of(&cloud.aws, config).await.ready().await;
+    until_subscribed(&server, 1.0).await;
+    let (subscribe, read) = ("kinesis:SubscribeToShard".parse().unwrap(), "kinesis:GetRecords".parse().unwrap());
+    let polls = faults.count(&read).calls;
+    for number in 0..200 {
+        cloud.put(json!({"key": format!("k{number}"), "state": number}).to_string()).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    until("the last one", async || {
+        (server.client.get("/state/k199").await.status == http::StatusCode::OK).then_some(())
+    })
+    .await;
+    for number in 0..200 {
+        assert_eq!(server.client.get(&format!("/state/k{number}")).await.status, http::StatusCode::OK, "k{number}");
+    }
+    assert!(faults.count(&subscribe).calls >= 6, "{:?}", faults.count(&subscribe));
+    assert_eq!(faults.count(&read).calls, polls, "nothing was polled");
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

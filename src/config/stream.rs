@@ -28,6 +28,8 @@ pub struct StreamConfig {
     pub consumer_name: Option<String>,
     /// How long a subscription may say nothing before it is given up: Kinesis sends an event every few seconds.
     pub silence: Duration,
+    /// After how long the next subscription is opened: one lives for five minutes.
+    pub renew: Duration,
 }
 
 impl StreamConfig {
@@ -42,6 +44,7 @@ impl StreamConfig {
             consumer: ConsumerMode::Poll,
             consumer_name: None,
             silence: Duration::from_secs(40),
+            renew: Duration::from_secs(270),
         }
     }
 

@@ -37,6 +37,7 @@ use self::api::Api;
 use self::membership::Membership;
 use self::observe::Observer;
 use self::pace::Top;
+use self::subscription::Terms;
 use self::tailer::{Call, Effect, Event, Plan, ReaderId, Survey, Tailer, Vouch};
 use super::{Bootstrap, Outlet, Running, Source, SourceEvent};
 use crate::aws::{Aws, Fault};
@@ -85,7 +86,7 @@ impl KinesisSource {
         let mut shell = Shell {
             api: Arc::clone(&self.api),
             aws: self.aws.clone(),
-            silence: self.config.silence,
+            terms: Terms { silence: self.config.silence, renew: self.config.renew },
             consumer,
             answers,
             outlet,
@@ -161,7 +162,7 @@ impl Consumer {
 struct Shell {
     api: Arc<Api>,
     aws: Aws,
-    silence: Duration,
+    terms: Terms,
     consumer: Arc<Consumer>,
     answers: mpsc::Sender<Event>,
     outlet: Outlet,
@@ -200,7 +201,7 @@ impl Shell {
 
     fn ask(&mut self, reader: ReaderId, shard: ShardId, call: Call, after: Duration) {
         let (api, answers) = (Arc::clone(&self.api), self.answers.clone());
-        let (consumer, silence) = (self.consumer.get(), self.silence);
+        let (consumer, terms) = (self.consumer.get(), self.terms);
         let task = self.tasks.spawn(async move {
             if !after.is_zero() {
                 tokio::time::sleep(after).await;
@@ -210,7 +211,7 @@ impl Shell {
                 Call::Records(iterator) => Event::Page(reader, api.records(&iterator).await),
                 Call::Subscribe(anchor) => {
                     let over = match consumer {
-                        Some(arn) => subscription::run(&api, &arn, &shard, anchor, silence, reader, &answers).await,
+                        Some(arn) => subscription::run(&api, &arn, &shard, anchor, terms, reader, &answers).await,
                         None => Err(Fault::not_ready("there is no consumer any more")),
                     };
                     Event::Unsubscribed(reader, over)

@@ -13,8 +13,18 @@ use crate::id::ShardId;
 
 /// How long a subscription may take to open. The SDK's own timeouts end before the first frame, which it waits for.
 const OPEN: Duration = Duration::from_secs(20);
-/// A subscription lives for five minutes; the next one is opened before.
-const RENEW: Duration = Duration::from_secs(270);
+
+/// How long until a renewal that failed is tried again; what is subscribed to lives on meanwhile.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What a subscription lives by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// How long it may say nothing.
+    pub(super) silence: Duration,
+    /// When the next one is opened.
+    pub(super) renew: Duration,
+}
 
 /// Hands on what the subscription brings until it ends; `Ok` when it has lived its time.
 ///
@@ -25,7 +35,7 @@ pub(super) async fn run(
     consumer: &str,
     shard: &ShardId,
     mut at: Anchor,
-    silence: Duration,
+    terms: Terms,
     reader: ReaderId,
     deliveries: &mpsc::Sender<Event>,
 ) -> Result<(), Fault> {
@@ -33,27 +43,40 @@ pub(super) async fn run(
         let opening = timeout(OPEN, api.subscribe(consumer, shard, &at)).await;
         opening.unwrap_or_else(|_| Err(Fault::unavailable("a subscription did not open within 20 s")))
     };
+    let lifetime = || terms.renew.mul_f64(0.95 + 0.05 * fastrand::f64());
     let mut subscription = open(at.clone()).await?;
-    let mut renew_at = Instant::now() + RENEW.mul_f64(0.95 + 0.05 * fastrand::f64());
+    let mut renew_at = Instant::now() + lifetime();
+    let mut heard_at = Instant::now();
+    let mut renewal = None;
     loop {
-        let next = tokio::select! {
-            biased;
-            received = timeout(silence, subscription.next()) => {
-                received.map_err(|_| Fault::unavailable(format!("a subscription has been silent for {silence:?}")))?
+        tokio::select! {
+            received = subscription.next() => {
+                let Some(delivery) = received? else { return Ok(()) };
+                heard_at = Instant::now();
+                if let Some(continuation) = &delivery.continuation {
+                    at = Anchor::At(continuation.clone());
+                }
+                if deliveries.send(Event::Delivered(reader, delivery)).await.is_err() {
+                    return Ok(());
+                }
             }
-            () = tokio::time::sleep_until(renew_at) => {
-                // Whatever comes until it is open comes again through the new one.
-                subscription = open(at.clone()).await?;
-                renew_at = Instant::now() + RENEW.mul_f64(0.95 + 0.05 * fastrand::f64());
-                continue;
+            () = tokio::time::sleep_until(heard_at + terms.silence) => {
+                let message = format!("a subscription has been silent for {:?}", terms.silence);
+                return Err(Fault::unavailable(message));
             }
-        };
-        let Some(delivery) = next? else { return Ok(()) };
-        if let Some(continuation) = &delivery.continuation {
-            at = Anchor::At(continuation.clone());
-        }
-        if deliveries.send(Event::Delivered(reader, delivery)).await.is_err() {
-            return Ok(());
+            () = tokio::time::sleep_until(renew_at), if renewal.is_none() => {
+                renewal = Some(Box::pin(open(at.clone())));
+            }
+            opened = async { renewal.as_mut().expect("it is only awaited while there is one").await }, if renewal.is_some() => {
+                renewal = None;
+                renew_at = Instant::now() + match opened {
+                    Ok(next) => {
+                        subscription = next;
+                        lifetime()
+                    }
+                    Err(_) => AGAIN,
+                };
+            }
         }
     }
 }
