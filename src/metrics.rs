@@ -77,7 +77,7 @@ const fn spec(
 
 const SLOT_KINDS: &[&str] = &["state", "model"];
 const OUTCOMES: &[&str] = &["applied", "rejected", "superseded", "duplicate", "stale"];
-const STAGES: &[&str] = &["stream", "fetch", "load", "warm", "persist", "swap"];
+const STAGES: &[&str] = &["stream", "fetch", "verify", "load", "warm", "persist", "swap"];
 /// Everything that keeps a message or an artifact from being served.
 pub const REJECTIONS: &[&str] = &[
     "not_json",

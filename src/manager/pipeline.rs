@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hotserve_models::Loaders;
 use tokio::sync::oneshot;
 
-use super::stages::{Announced, Loaded, Refusal, Warm};
+use super::stages::{Announced, Loaded, Refusal, Verified, Warm};
 use crate::notification::ModelUpdate;
 use crate::store::{Artifact, Fetcher};
 
@@ -25,7 +25,7 @@ pub struct Pipeline {
 struct Job {
     artifact: Artifact,
     announced: Announced,
-    answer: oneshot::Sender<(Result<Warm, Refusal>, Duration, Duration)>,
+    answer: oneshot::Sender<(Result<Warm, Refusal>, [Duration; 3])>,
 }
 
 impl Pipeline {
@@ -52,9 +52,10 @@ impl Pipeline {
         let (answer, outcome) = oneshot::channel();
         let gone = || Refusal::new("panic", "the loader thread is gone");
         self.loader.send(Job { artifact, announced, answer }).map_err(|_| gone())?;
-        let (result, load, warm) = outcome.await.map_err(|_| gone())?;
-        stages.insert("load", load.as_secs_f64());
-        stages.insert("warm", warm.as_secs_f64());
+        let (result, times) = outcome.await.map_err(|_| gone())?;
+        for (stage, time) in ["verify", "load", "warm"].into_iter().zip(times) {
+            stages.insert(stage, time.as_secs_f64());
+        }
         result
     }
 }
@@ -67,11 +68,13 @@ fn work(inbox: &mpsc::Receiver<Job>, loaders: &Loaders, max_bytes: u64) {
             continue;
         }
         let begun = Instant::now();
-        let loaded = Loaded::load(&artifact, &announced, loaders, max_bytes);
-        let load = begun.elapsed();
+        let verified = Verified::read(&artifact);
+        let verify = begun.elapsed();
+        let loaded = verified.and_then(|verified| Loaded::load(verified, &announced, loaders, max_bytes));
+        let load = begun.elapsed().saturating_sub(verify);
         let result = loaded.and_then(|loaded| loaded.warm_up(&announced));
-        let warm = begun.elapsed().saturating_sub(load);
+        let warm = begun.elapsed().saturating_sub(verify + load);
         // Superseded meanwhile: the model is dropped here, off every other path.
-        let _ = answer.send((result, load, warm));
+        let _ = answer.send((result, [verify, load, warm]));
     }
 }

@@ -1,4 +1,4 @@
-//! The gates between an artifact and being served: `Artifact → Loaded → Warm`. Each step consumes the one before, so
+//! The gates between an artifact and being served: `Artifact → Verified → Loaded → Warm`. Each step consumes the one before, so
 //! that a model that skipped a gate cannot reach the swap.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -59,6 +59,16 @@ pub struct Announced {
     pub golden: Option<Golden>,
 }
 
+/// Bytes that are, at this moment, the announced ones.
+pub struct Verified(bytes::Bytes);
+
+impl Verified {
+    /// Size and digest: the disk may have rotted since the artifact came.
+    pub fn read(artifact: &Artifact) -> Result<Self, Refusal> {
+        Ok(Self(artifact.read()?))
+    }
+}
+
 /// A model whose format and contract are good.
 pub struct Loaded {
     model: Box<dyn Model>,
@@ -72,17 +82,12 @@ pub struct Warm {
 
 impl Loaded {
     /// Format and contract: the bytes are the format, and the model takes and gives what was announced.
-    pub fn load(
-        artifact: &Artifact,
-        announced: &Announced,
-        loaders: &Loaders,
-        max_bytes: u64,
-    ) -> Result<Self, Refusal> {
+    pub fn load(artifact: Verified, announced: &Announced, loaders: &Loaders, max_bytes: u64) -> Result<Self, Refusal> {
         let loader = loaders.get(announced.format.as_str()).ok_or_else(|| {
             let known = loaders.formats().join(", ");
             Refusal::new("unsupported_format", format!("no format {:?}: there are {known}", announced.format))
         })?;
-        let bytes = artifact.read()?;
+        let Verified(bytes) = artifact;
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let bytes = notification::inflate(&bytes, announced.encoding, max_bytes, INFLATE_RATIO)
             .map_err(|rejection| Refusal::new(rejection.reason.code(), rejection.detail))?;
