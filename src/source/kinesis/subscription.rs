@@ -51,7 +51,19 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             received = subscription.next() => {
-                let Some(delivery) = received? else { return Ok(()) };
+                let delivery = match (received, renewal.take()) {
+                    (Ok(Some(delivery)), under_way) => {
+                        renewal = under_way;
+                        delivery
+                    }
+                    // The next one has taken over before it said so here.
+                    (_, Some(next)) => {
+                        subscription = next.await?;
+                        (renew_at, heard_at) = (Instant::now() + lifetime(), Instant::now());
+                        continue;
+                    }
+                    (over, None) => return over.map(|_| ()),
+                };
                 heard_at = Instant::now();
                 if let Some(continuation) = &delivery.continuation {
                     at = Anchor::At(continuation.clone());
