@@ -22,13 +22,8 @@ pub(super) struct Api {
     client: Client,
     clock: Arc<ServerClock>,
     stream: String,
-    /// How many shards to list at a time.
-    page: i32,
     warned: AtomicBool,
 }
-
-/// The most shards that one page lists.
-const SHARDS: i32 = 1000;
 
 /// What matters of a stream.
 pub(super) struct Description {
@@ -42,7 +37,7 @@ impl Api {
     pub(super) fn new(aws: &Aws, stream: String) -> Self {
         let clock = Arc::new(ServerClock::default());
         let client = aws.kinesis(Retries::Ours, &clock);
-        Self { client, clock, stream, page: SHARDS, warned: AtomicBool::new(false) }
+        Self { client, clock, stream, warned: AtomicBool::new(false) }
     }
 
     /// The service's time. It is known to the second, and a time in its future is refused: two seconds early.
@@ -94,7 +89,6 @@ impl Api {
                 Some(token) => self.client.list_shards().next_token(token),
                 None => self.client.list_shards().stream_name(&self.stream),
             };
-            let request = request.max_results(self.page);
             let answer = request.send().await.map_err(|error| Fault::of(&error))?;
             for shard in answer.shards.unwrap_or_default() {
                 let parents = [shard.parent_shard_id, shard.adjacent_parent_shard_id];
@@ -114,23 +108,23 @@ impl Api {
 
     pub(super) async fn iterator(&self, shard: &ShardId, anchor: &Anchor) -> Result<String, Fault> {
         let request = self.client.get_shard_iterator().stream_name(&self.stream).shard_id(shard.as_str());
-        let request = match anchor {
-            Anchor::TrimHorizon => request.shard_iterator_type(ShardIteratorType::TrimHorizon),
+        let (kind, at, sequence) = self.place(anchor);
+        let request = request.shard_iterator_type(kind).set_timestamp(at).set_starting_sequence_number(sequence);
+        let answer = request.send().await.map_err(|error| Fault::of(&error))?;
+        answer.shard_iterator.ok_or_else(|| Fault::unavailable("an answer without an iterator"))
+    }
+
+    /// An anchor as the service writes it; a time never in its future.
+    fn place(&self, anchor: &Anchor) -> (ShardIteratorType, Option<DateTime>, Option<String>) {
+        match anchor {
+            Anchor::TrimHorizon => (ShardIteratorType::TrimHorizon, None, None),
             Anchor::AtTime(at) => {
                 let at = i64::try_from((*at).min(self.now_ms())).unwrap_or(i64::MAX);
-                request.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(at))
+                (ShardIteratorType::AtTimestamp, Some(DateTime::from_millis(at)), None)
             }
-            Anchor::At(sequence) => request
-                .shard_iterator_type(ShardIteratorType::AtSequenceNumber)
-                .starting_sequence_number(sequence.as_str()),
-            Anchor::After(sequence) => request
-                .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
-                .starting_sequence_number(sequence.as_str()),
-        };
-        let answer = request.send().await.map_err(|error| Fault::of(&error))?;
-        answer
-            .shard_iterator
-            .ok_or_else(|| Fault { kind: FaultKind::Unavailable, message: "an answer without an iterator".to_owned() })
+            Anchor::At(sequence) => (ShardIteratorType::AtSequenceNumber, None, Some(sequence.to_string())),
+            Anchor::After(sequence) => (ShardIteratorType::AfterSequenceNumber, None, Some(sequence.to_string())),
+        }
     }
 
     pub(super) async fn records(&self, iterator: &str) -> Result<Page, Fault> {
@@ -151,20 +145,8 @@ impl Api {
         shard: &ShardId,
         anchor: &Anchor,
     ) -> Result<Subscription, Fault> {
-        let position = StartingPosition::builder();
-        let position = match anchor {
-            Anchor::TrimHorizon => position.r#type(ShardIteratorType::TrimHorizon),
-            Anchor::AtTime(at) => {
-                let at = i64::try_from((*at).min(self.now_ms())).unwrap_or(i64::MAX);
-                position.r#type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(at))
-            }
-            Anchor::At(sequence) => {
-                position.r#type(ShardIteratorType::AtSequenceNumber).sequence_number(sequence.as_str())
-            }
-            Anchor::After(sequence) => {
-                position.r#type(ShardIteratorType::AfterSequenceNumber).sequence_number(sequence.as_str())
-            }
-        };
+        let (kind, at, sequence) = self.place(anchor);
+        let position = StartingPosition::builder().r#type(kind).set_timestamp(at).set_sequence_number(sequence);
         let position = position.build().map_err(|error| Fault::unavailable(error.to_string()))?;
         let request = self.client.subscribe_to_shard().consumer_arn(consumer).shard_id(shard.as_str());
         let output = request.starting_position(position).send().await.map_err(|error| Fault::of(&error))?;
