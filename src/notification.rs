@@ -8,6 +8,7 @@
 //!
 //! The bytes are hostile. Every step is bounded (size, ratio, depth) and ends in a typed [`Rejection`], never a panic.
 
+mod control;
 mod decode;
 mod payload;
 mod strict;
@@ -22,6 +23,7 @@ use serde_json::value::RawValue;
 use crate::error::shorten;
 use crate::id::{Digest, Format, MessageId, ModelName, Slot, StateKey, Version};
 
+pub use control::{Action, Control};
 pub(crate) use decode::KPL_MAGIC;
 pub use decode::decode;
 pub use payload::{inflate, plain};
@@ -40,6 +42,8 @@ pub struct Notification {
     pub state: Option<StateUpdate>,
     /// A model to serve.
     pub model: Option<ModelUpdate>,
+    /// A command about a slot; it comes alone.
+    pub control: Option<Control>,
 }
 
 impl Notification {

@@ -38,7 +38,7 @@ fn hostile(cloud_model: &Value) -> Vec<(Vec<u8>, &'static str)> {
         (b"42".to_vec(), "unknown_kind"),
         (b"null".to_vec(), "unknown_kind"),
         (br#"{"hello":"world"}"#.to_vec(), "unknown_kind"),
-        (br#"{"control":{"action":"pin","model":"m","version":1}}"#.to_vec(), "unknown_kind"),
+        (br#"{"control":{"action":"promote","model":"m","version":1}}"#.to_vec(), "unknown_kind"),
         (b"\xf3\x89\x9a\xc2not really an aggregate".to_vec(), "unknown_kind"),
         (br#"{"state":1,"must_understand":["telepathy"]}"#.to_vec(), "must_understand"),
         (br#"{"state":1,"key":"../../etc/passwd"}"#.to_vec(), "schema"),

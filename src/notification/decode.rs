@@ -7,11 +7,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Encoding, Limits, Location, ModelUpdate, Notification, Reason, Rejection, StateUpdate, plain, strict};
+use super::{
+    Control, Encoding, Limits, Location, ModelUpdate, Notification, Reason, Rejection, StateUpdate, plain, strict,
+};
 use crate::id::{Digest, Format, Invalid, MessageId, ModelName, StateKey, Version};
 
 /// The fields that `must_understand` may name: what this server acts on.
-const UNDERSTOOD: [&str; 22] = [
+const UNDERSTOOD: [&str; 28] = [
     "message_id",
     "text",
     "key",
@@ -34,6 +36,12 @@ const UNDERSTOOD: [&str; 22] = [
     "model.signature",
     "model.golden",
     "model.must_understand",
+    "control",
+    "control.action",
+    "control.model",
+    "control.key",
+    "control.version",
+    "control.sha256",
 ];
 
 /// The first four bytes of a record that the Kinesis Producer Library aggregated.
@@ -72,9 +80,9 @@ struct Message<'a> {
     expires_at: Option<Timestamp>,
     #[serde(default)]
     must_understand: Vec<String>,
-    // Kinds whose time has not come; named so that the rejection can say so.
     #[serde(default, borrow, deserialize_with = "present")]
     control: Option<&'a RawValue>,
+    // Kinds whose time has not come; named so that the rejection can say so.
     #[serde(default, borrow, deserialize_with = "present")]
     specversion: Option<&'a RawValue>,
     #[serde(default, borrow, deserialize_with = "present", rename = "payloadType")]
@@ -104,11 +112,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 
 impl Message<'_> {
     fn validate(self, limits: &Limits) -> Result<Notification, Rejection> {
-        for (field, name) in [
-            (self.control, "control messages"),
-            (self.specversion, "CloudEvents envelopes"),
-            (self.payload_type, "DSSE envelopes"),
-        ] {
+        for (field, name) in [(self.specversion, "CloudEvents envelopes"), (self.payload_type, "DSSE envelopes")] {
             if field.is_some() {
                 return Err(Rejection::new(Reason::UnknownKind, format!("{name} are not supported yet")));
             }
@@ -127,8 +131,17 @@ impl Message<'_> {
             }),
         };
         let model = self.model.map(|model| model.validate(limits)).transpose()?;
-        if state.is_none() && model.is_none() {
-            return Err(Rejection::new(Reason::UnknownKind, "neither \"state\" nor \"model\" is in the message"));
+        let control = self.control.map(|json| Control::parse(json.get())).transpose()?;
+        match (control.is_some(), state.is_some() || model.is_some()) {
+            (false, false) => {
+                let detail = "neither \"state\" nor \"model\" nor \"control\" is in the message";
+                return Err(Rejection::new(Reason::UnknownKind, detail));
+            }
+            (true, true) => {
+                let detail = "a control comes alone: put the state or the model into a message of its own";
+                return Err(Rejection::new(Reason::Schema, detail));
+            }
+            _ => {}
         }
         Ok(Notification {
             id: self.message_id.as_deref().map(str::parse::<MessageId>).transpose().map_err(schema)?,
@@ -136,6 +149,7 @@ impl Message<'_> {
             expires_at: self.expires_at,
             state,
             model,
+            control,
         })
     }
 }
@@ -189,7 +203,7 @@ fn check_inline(bytes: &[u8], sha256: Option<Digest>, size: Option<u64>) -> Resu
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "its shape is what map_err wants")]
-fn schema(invalid: Invalid) -> Rejection {
+pub(super) fn schema(invalid: Invalid) -> Rejection {
     Rejection::new(Reason::Schema, invalid.to_string())
 }
 
@@ -254,7 +268,12 @@ mod tests {
             ("[1]", Reason::UnknownKind),
             ("{}", Reason::UnknownKind),
             (r#"{"text":"hello"}"#, Reason::UnknownKind),
-            (r#"{"control":{"action":"pin"}}"#, Reason::UnknownKind),
+            (r#"{"control":{"action":"pin"}}"#, Reason::Schema),
+            (r#"{"control":{"action":"promote","model":"m"}}"#, Reason::UnknownKind),
+            (r#"{"control":{"action":"pin","model":"m","key":"k"}}"#, Reason::Schema),
+            (r#"{"control":{"action":"revoke","model":"m"}}"#, Reason::Schema),
+            (r#"{"control":{"action":"unpin","model":"m","version":1}}"#, Reason::Schema),
+            (r#"{"control":{"action":"pin","model":"m"},"state":1}"#, Reason::Schema),
             (r#"{"specversion":"1.0","data":{}}"#, Reason::UnknownKind),
             (r#"{"state":1,"must_understand":["rollout"]}"#, Reason::MustUnderstand),
             (r#"{"state":1,"version":0}"#, Reason::Schema),

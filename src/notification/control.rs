@@ -1,0 +1,119 @@
+//! A command about one slot: what it may serve, whatever is announced.
+
+use serde::{Deserialize, Serialize};
+
+use super::decode::schema;
+use super::{Reason, Rejection};
+use crate::id::{Digest, ModelName, Slot, StateKey, Version};
+
+/// What a slot is told to do.
+///
+/// ```json
+/// {"action": "pin", "model": "fraud", "version": 11}
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Raw", into = "Raw")]
+pub struct Control {
+    /// Which slot.
+    pub slot: Slot,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What may be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Serve this version and no other, or go on serving what is served now.
+    Pin(Option<Version>),
+    /// Serve the newest again.
+    Unpin,
+    /// Take back what is above this version, or what is served now: the one before is served until something newer
+    /// than what was taken back is announced.
+    Rollback(Option<Version>),
+    /// Never serve this version again.
+    Revoke(Version),
+    /// Never serve this artifact again, whatever version it comes as.
+    RevokeDigest(Digest),
+}
+
+impl Control {
+    pub(super) fn parse(json: &str) -> Result<Self, Rejection> {
+        let raw: Raw = serde_json::from_str(json)
+            .map_err(|error| Rejection::new(Reason::Schema, format!("not a control: {error}")))?;
+        raw.try_into()
+    }
+}
+
+impl Action {
+    /// Its name in a message.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Pin(_) => "pin",
+            Self::Unpin => "unpin",
+            Self::Rollback(_) => "rollback",
+            Self::Revoke(_) | Self::RevokeDigest(_) => "revoke",
+        }
+    }
+}
+
+/// The JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Raw {
+    action: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+}
+
+impl From<Control> for Raw {
+    fn from(Control { slot, action }: Control) -> Self {
+        let (model, key) = match slot {
+            Slot::Model(name) => (Some(name.into()), None),
+            Slot::State(key) => (None, Some(key.into())),
+        };
+        let (version, sha256) = match action {
+            Action::Pin(version) | Action::Rollback(version) => (version, None),
+            Action::Revoke(version) => (Some(version), None),
+            Action::RevokeDigest(digest) => (None, Some(digest.to_string())),
+            Action::Unpin => (None, None),
+        };
+        Self { action: action.code().to_owned(), model, key, version: version.map(Version::get), sha256 }
+    }
+}
+
+impl TryFrom<Raw> for Control {
+    type Error = Rejection;
+
+    fn try_from(raw: Raw) -> Result<Self, Rejection> {
+        let malformed = |detail: String| Rejection::new(Reason::Schema, detail);
+        let slot = match (&raw.model, &raw.key) {
+            (Some(name), None) => Slot::Model(name.parse::<ModelName>().map_err(schema)?),
+            (None, Some(key)) => Slot::State(key.parse::<StateKey>().map_err(schema)?),
+            _ => return Err(malformed("a control names either a \"model\" or the \"key\" of a state".to_owned())),
+        };
+        let version = raw.version.map(Version::try_from).transpose().map_err(schema)?;
+        let digest = raw.sha256.as_deref().map(str::parse::<Digest>).transpose().map_err(schema)?;
+        let action = match (raw.action.as_str(), version, digest) {
+            ("pin", version, None) => Action::Pin(version),
+            ("unpin", None, None) => Action::Unpin,
+            ("rollback", version, None) => Action::Rollback(version),
+            ("revoke", Some(version), None) => Action::Revoke(version),
+            ("revoke", None, Some(digest)) => Action::RevokeDigest(digest),
+            ("revoke", ..) => return Err(malformed("revoke takes either a \"version\" or a \"sha256\"".to_owned())),
+            ("pin" | "unpin" | "rollback", ..) => {
+                let detail = format!("{} takes a \"version\" at most, and unpin none", raw.action);
+                return Err(malformed(detail));
+            }
+            (action, ..) => {
+                let detail = format!("no action {action:?}: there are pin, unpin, rollback and revoke");
+                return Err(Rejection::new(Reason::UnknownKind, detail));
+            }
+        };
+        Ok(Self { slot, action })
+    }
+}
