@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::aws::{Aws, Retries};
 use crate::config::Config;
 use crate::http::{self, Http};
-use crate::id::{Rank, Slot, StateKey};
+use crate::id::{Rank, StateKey};
 use crate::manager::{self, Manager};
 use crate::manifest;
 use crate::manifest::object::ManifestObject;
@@ -166,7 +166,8 @@ impl App {
             },
             max_artifact: config.store.max_artifact,
             loaders,
-            initial_slot: Some(Slot::State(key)),
+            initial: Some((key, config.initial_state)),
+            pins: config.pins,
         };
         let fetcher = Arc::new(Fetcher::new(s3, Arc::clone(&cache), config.store, Arc::clone(&metrics)));
         let manager = Manager::new(options, swapper, fetcher, cache, Arc::clone(&metrics), Arc::clone(&status))?;

@@ -6,6 +6,7 @@
 mod manifest_uri;
 mod stream;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -17,7 +18,7 @@ use serde_json::value::RawValue;
 
 pub use self::manifest_uri::ManifestUri;
 pub use self::stream::{ConsumerMode, StartAt, StreamConfig};
-use crate::id::ModelName;
+use crate::id::{ModelName, Slot, Version};
 
 /// A setting that is missing or wrong: which one, what is wrong, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +102,10 @@ pub struct Settings {
     /// Largest body of a request [default: 8MiB]
     #[arg(long, env = "HOTSERVE_BODY_LIMIT", value_name = "SIZE")]
     pub body_limit: Option<Size>,
+    /// Hold a slot at a version whatever is announced: fraud=11, state/pricing=7; repeatable
+    #[arg(long = "pin", env = "HOTSERVE_PINS", value_name = "SLOT=VERSION", value_delimiter = ',')]
+    #[serde(default)]
+    pub pins: Vec<String>,
     /// Longest time for a request, from its head to its answer [default: 30s]
     #[arg(long, env = "HOTSERVE_REQUEST_TIMEOUT", value_name = "DURATION")]
     pub request_timeout: Option<HumanDuration>,
@@ -143,6 +148,7 @@ impl Settings {
             max_message: self.max_message.or(other.max_message),
             fetch_deadline: self.fetch_deadline.or(other.fetch_deadline),
             body_limit: self.body_limit.or(other.body_limit),
+            pins: if self.pins.is_empty() { other.pins } else { self.pins },
             request_timeout: self.request_timeout.or(other.request_timeout),
             drain: self.drain.or(other.drain),
             compute_threads: self.compute_threads.or(other.compute_threads),
@@ -169,6 +175,7 @@ impl Settings {
             Duration::from_millis(1),
         )?;
         let allow = self.allow.iter().map(|text| text.parse()).collect::<Result<Vec<AllowedPrefix>, _>>()?;
+        let pins = self.pins.iter().map(|text| pin(text)).collect::<Result<_, _>>()?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Config {
             stream,
@@ -192,8 +199,24 @@ impl Settings {
                 compute_threads: self.compute_threads.unwrap_or(cores).max(1),
             },
             initial_state,
+            pins,
         })
     }
+}
+
+/// `fraud=11`, `model/fraud=11` or `state/pricing=7`.
+fn pin(text: &str) -> Result<(Slot, Version), Error> {
+    let wrong = |why: String| Error::new("--pin (HOTSERVE_PINS)", format!("{text:?}: {why}"));
+    let (slot, version) =
+        text.split_once('=').ok_or_else(|| wrong("write MODEL=VERSION or state/KEY=VERSION".into()))?;
+    let slot = match slot.split_once('/') {
+        Some(("state", key)) => key.parse().map(Slot::State),
+        Some(("model", name)) => name.parse().map(Slot::Model),
+        _ => slot.parse().map(Slot::Model),
+    };
+    let version = version.parse::<u64>().map_err(|error| wrong(format!("the version: {error}")))?;
+    let version = Version::try_from(version).map_err(|error| wrong(error.to_string()))?;
+    Ok((slot.map_err(|error| wrong(error.to_string()))?, version))
 }
 
 fn at_least(
@@ -224,6 +247,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// The default state until a message brings one.
     pub initial_state: Box<RawValue>,
+    /// Slots that are held at a version.
+    pub pins: BTreeMap<Slot, Version>,
 }
 
 /// The manifest.
@@ -424,7 +449,14 @@ mod tests {
         assert_eq!(named(Settings { poll_interval: fast, ..good.clone() }), "--poll-interval (HOTSERVE_POLL_INTERVAL)");
         assert_eq!(named(Settings { allow: vec!["models".to_owned()], ..good.clone() }), "--allow (HOTSERVE_ALLOW)");
         let manifest = Some("manifest.json".to_owned());
-        assert_eq!(named(Settings { manifest, ..good }), "--manifest (HOTSERVE_MANIFEST)");
+        assert_eq!(named(Settings { manifest, ..good.clone() }), "--manifest (HOTSERVE_MANIFEST)");
+        for pin in ["fraud", "fraud=x", "fraud=0", "a b=1", "=1"] {
+            assert_eq!(
+                named(Settings { pins: vec![pin.to_owned()], ..good.clone() }),
+                "--pin (HOTSERVE_PINS)",
+                "{pin}"
+            );
+        }
     }
 
     #[test]

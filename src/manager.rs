@@ -10,6 +10,7 @@
 //! never goes back. **Invariant:** nothing here runs on a thread that answers requests.
 
 mod handle;
+mod attempts;
 mod recent;
 mod update;
 mod policy;
@@ -22,30 +23,33 @@ mod restore;
 mod intake;
 mod control;
 mod commit;
+mod back;
 mod notes;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotserve_models::Loaders;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::attempts::Attempts;
 use self::handle::Command;
 pub use self::handle::{Denied, Done, Handle, Progress};
-use self::journal::Journal;
+use self::journal::{Journal, Saved};
 use self::pipeline::{Pipeline, Stages};
-use self::policy::{Book, Mark};
+use self::policy::{Book, By, Hold, Mark, Wish};
 use self::reaper::Reaper;
 use self::recent::Recent;
 use self::stages::{Refusal, Warm};
 use self::update::Update;
-use crate::id::{Digest, Rank, Slot};
+use crate::id::{Digest, ModelName, Rank, Slot, StateKey, Version};
 use crate::metrics::Metrics;
-use crate::notification::{Limits, ModelUpdate};
-use crate::serving::Swapper;
+use crate::notification::Limits;
+use crate::serving::{ServedModel, Swapper};
 use crate::source::SourceEvent;
 use crate::status::{Bootstrapped, Status};
 use crate::store::{Artifact, Cache, Fetcher};
@@ -56,6 +60,8 @@ const MAX_SLOTS: usize = 10_000;
 const RETRY: Duration = Duration::from_secs(30);
 /// How long readiness waits for the models that were announced before the start.
 const READY_PATIENCE: Duration = Duration::from_secs(120);
+/// How often to look whether the stream answers at all, while that is what readiness waits for.
+const LOOK: Duration = Duration::from_millis(20);
 /// With a last known good, how long to wait for the stream before answering with that.
 const CATCH_UP_GRACE: Duration = Duration::from_secs(5);
 
@@ -68,7 +74,9 @@ pub struct Options {
     /// The kinds of model.
     pub loaders: Loaders,
     /// The initial state, which any message replaces.
-    pub initial_slot: Option<Slot>,
+    pub initial: Option<(StateKey, Box<RawValue>)>,
+    /// Slots that are held at a version.
+    pub pins: BTreeMap<Slot, Version>,
 }
 
 /// The event loop.
@@ -85,6 +93,8 @@ pub struct Manager {
 
     books: HashMap<Slot, Book<Arc<Update>>>,
     work: HashMap<Slot, Work>,
+    /// The model that each slot served before: the way back needs nothing but a swap.
+    warm: HashMap<ModelName, Arc<ServedModel>>,
     recent: Recent,
     finished: (mpsc::UnboundedSender<Finished>, mpsc::UnboundedReceiver<Finished>),
     next_update: u64,
@@ -98,20 +108,48 @@ pub struct Manager {
     commands: mpsc::Receiver<Command>,
     /// Updates that were refused once for a reason of the moment: they are not said again.
     deferred: HashSet<u64>,
+    /// Whether it was said that the journal cannot be written.
+    full_disk: bool,
 }
 
 /// A model being made ready.
 struct Work {
-    update: u64,
+    goal: Goal,
     abort: AbortHandle,
+}
+
+/// Which content is being made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Goal {
+    /// That of an update.
+    Bring(u64),
+    /// One that was served before.
+    GoBack(Rank),
 }
 
 /// The end of a model's way to readiness.
 struct Finished {
     slot: Slot,
-    update: Arc<Update>,
-    result: Result<(Artifact, Warm), Refusal>,
-    stages: Stages,
+    errand: Errand,
+    outcome: Outcome,
+}
+
+/// What the way to readiness ends in, and how long its stages took.
+type Outcome = (Result<(Artifact, Warm), Refusal>, Stages);
+
+/// For what a model was made ready.
+enum Errand {
+    Bring(Arc<Update>),
+    GoBack(Box<Saved>),
+}
+
+impl Errand {
+    fn goal(&self) -> Goal {
+        match self {
+            Self::Bring(update) => Goal::Bring(update.id),
+            Self::GoBack(saved) => Goal::GoBack(saved.rank.clone()),
+        }
+    }
 }
 
 impl Manager {
@@ -129,11 +167,18 @@ impl Manager {
             tracing::warn!(skipped, "lines of the journal are torn or rotten; going on with the ones before them");
         }
         let reaper = Reaper::start(metrics.live_generations.clone())?;
-        let pipeline = Pipeline::start(Arc::clone(&fetcher), options.loaders.clone(), options.max_artifact)?;
+        let attempts = Attempts::open(cache.root(), cache.is_durable())?;
+        #[expect(clippy::cast_precision_loss, reason = "a few artifacts")]
+        metrics.quarantined_artifacts.set(attempts.quarantined() as f64);
+        let pipeline = Pipeline::start(Arc::clone(&fetcher), attempts, options.loaders.clone(), options.max_artifact)?;
         let mut books: HashMap<Slot, Book<Arc<Update>>> = HashMap::new();
-        if let Some(slot) = &options.initial_slot {
-            let mark = Mark { rank: Rank::Initial, content: Digest::of(b""), announcement: Digest::of(b"") };
-            books.entry(slot.clone()).or_default().serve(mark);
+        if let Some((key, _)) = &options.initial {
+            books.entry(Slot::State(key.clone())).or_default().serve(initial_mark());
+        }
+        for (slot, version) in &options.pins {
+            let mut hold = Hold::default();
+            hold.set_pin(By::Setting, Some(Rank::Version(*version)));
+            books.entry(slot.clone()).or_default().set_hold(hold);
         }
         let (handle, commands) = Handle::new();
         Ok(Self {
@@ -148,6 +193,7 @@ impl Manager {
             pipeline,
             books,
             work: HashMap::new(),
+            warm: HashMap::new(),
             recent: Recent::default(),
             finished: mpsc::unbounded_channel(),
             next_update: 0,
@@ -158,6 +204,7 @@ impl Manager {
             handle,
             commands,
             deferred: HashSet::new(),
+            full_disk: false,
         })
     }
 
@@ -171,14 +218,17 @@ impl Manager {
         let restored = self.restore().await;
         let grace = tokio::time::sleep(CATCH_UP_GRACE);
         tokio::pin!(grace);
+        let slots: Vec<Slot> = self.books.keys().cloned().collect();
+        slots.iter().for_each(|slot| self.show_hold(slot));
         let mut retry = tokio::time::interval(RETRY);
+        let mut look = tokio::time::interval(LOOK);
         let mut patience = None;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(finished) = self.finished.1.recv() => self.on_finished(finished),
                 Some(Command { control, answer }) = self.commands.recv() => {
-                    let done = self.control(&control);
+                    let done = self.command(&control);
                     // Who does not wait any more finds it in the history.
                     let _ = answer.send(done);
                 }
@@ -202,6 +252,12 @@ impl Manager {
                 () = &mut grace, if restored && !self.ready => {
                     self.become_ready("from the last known good; the stream has not caught up yet", Bootstrapped::Journal);
                 }
+                _ = look.tick(), if restored && !self.ready => {
+                    if self.status.is_stream_troubled() {
+                        let how = "from the last known good; the stream does not answer";
+                        self.become_ready(how, Bootstrapped::Journal);
+                    }
+                }
             }
             self.advance();
             if self.caught_up && !self.ready {
@@ -217,25 +273,39 @@ impl Manager {
         }
     }
 
-    /// Starts the work that each slot's newest candidate needs.
+    /// Starts the work that each slot's wish needs, and ends what is not wished for any more.
     fn advance(&mut self) {
-        if !self.caught_up {
-            // What is older than the end of the stream is only folded, not loaded.
-            return;
-        }
-        let aspired: Vec<Arc<Update>> = self.books.values().filter_map(Book::aspired).cloned().collect();
-        for update in aspired {
-            let slot = update.leader().clone();
-            match self.work.get(&slot) {
-                Some(work) if work.update == update.id => continue,
-                // Newest wins: what is under way is not wanted now. It stays a candidate, should the newer one fail.
-                Some(work) => work.abort.abort(),
-                None => {}
+        let mut errands = Vec::new();
+        let mut wanted = HashMap::new();
+        for (slot, book) in &self.books {
+            match book.wish() {
+                // Until the end of the stream is known, what comes is only folded, not loaded.
+                Wish::Bring(update) if self.caught_up => {
+                    wanted.insert(slot, Goal::Bring(update.id));
+                    errands.push((slot.clone(), Some(Goal::Bring(update.id)), Some(Arc::clone(update))));
+                }
+                Wish::GoBack(mark) => {
+                    wanted.insert(slot, Goal::GoBack(mark.rank.clone()));
+                    errands.push((slot.clone(), Some(Goal::GoBack(mark.rank.clone())), None));
+                }
+                Wish::Withdraw => errands.push((slot.clone(), None, None)),
+                Wish::Bring(_) | Wish::Stay | Wish::Await => {}
             }
-            let brings_model = update.parts.iter().any(|(slot, _)| matches!(slot, Slot::Model(_)));
-            match update.notification.model.clone().filter(|_| brings_model) {
-                Some(model) => self.start(slot, update, model),
-                None => self.commit(&update, None, Stages::new()),
+        }
+        // Newest wins: what is under way and not wanted now stays a candidate, should the newer one fail.
+        self.work.retain(|slot, work| {
+            let goes_on = wanted.get(slot) == Some(&work.goal);
+            if !goes_on {
+                work.abort.abort();
+            }
+            goes_on
+        });
+        for (slot, goal, update) in errands {
+            match (goal, update) {
+                (Some(goal), _) if self.work.get(&slot).is_some_and(|work| work.goal == goal) => {}
+                (Some(_), Some(update)) => self.bring(slot, update),
+                (Some(Goal::GoBack(rank)), _) => self.go_back(&slot, &rank),
+                _ => self.withdraw(&slot),
             }
         }
         if let Some(slot) = self.awaited.iter().next().filter(|_| !self.ready) {
@@ -243,36 +313,63 @@ impl Manager {
         }
     }
 
-    /// Sends a model on its way to readiness.
-    fn start(&mut self, slot: Slot, update: Arc<Update>, model: ModelUpdate) {
-        let id = update.id;
-        let (pipeline, finished) = (self.pipeline.clone(), self.finished.0.clone());
-        let leader = slot.clone();
-        let task = tokio::spawn(async move {
+    /// Begins with a candidate: a state is ready as it is, a model is sent on its way to readiness.
+    fn bring(&mut self, slot: Slot, update: Arc<Update>) {
+        let brings_model = update.parts.iter().any(|(slot, _)| matches!(slot, Slot::Model(_)));
+        let Some(model) = update.notification.model.clone().filter(|_| brings_model) else {
+            self.commit(&update, None, Stages::new());
+            return;
+        };
+        let pipeline = self.pipeline.clone();
+        self.send(slot, Errand::Bring(update), async move {
             let mut stages = Stages::new();
-            let result = pipeline.prepare(model, &mut stages).await;
-            // The manager that does not listen any more is shutting down.
-            let _ = finished.send(Finished { slot: leader, update, result, stages });
+            (pipeline.prepare(model, &mut stages).await, stages)
         });
-        self.work.insert(slot, Work { update: id, abort: task.abort_handle() });
+    }
+
+    /// Does the work of an errand off this task.
+    fn send(&mut self, slot: Slot, errand: Errand, work: impl Future<Output = Outcome> + Send + 'static) {
+        let finished = self.finished.0.clone();
+        let (leader, goal) = (slot.clone(), errand.goal());
+        let task = tokio::spawn(async move {
+            let outcome = work.await;
+            // The manager that does not listen any more is shutting down.
+            let _ = finished.send(Finished { slot: leader, errand, outcome });
+        });
+        self.work.insert(slot, Work { goal, abort: task.abort_handle() });
     }
 
     fn on_finished(&mut self, finished: Finished) {
-        let Finished { slot, update, result, stages } = finished;
-        if self.work.get(&slot).is_some_and(|work| work.update == update.id) {
+        let Finished { slot, errand, outcome: (result, stages) } = finished;
+        if self.work.get(&slot).is_some_and(|work| work.goal == errand.goal()) {
             self.work.remove(&slot);
         } else {
-            // It was aborted after it had ended: its slot has something newer to do.
+            // It was aborted after it had ended: its slot has something else to do.
             return;
         }
-        match result {
-            Ok((artifact, warm)) => self.commit(&update, Some((artifact, warm)), stages),
-            Err(refusal) => self.refuse(&update, &refusal, stages),
+        match (errand, result) {
+            (Errand::Bring(update), Ok((artifact, _))) if self.is_revoked(&slot, artifact.digest()) => {
+                let detail = format!("artifact {} was revoked", artifact.digest().short());
+                self.refuse(&update, &Refusal::new("revoked", detail), stages);
+            }
+            (Errand::Bring(update), Ok((artifact, warm))) => self.commit(&update, Some((artifact, warm)), stages),
+            (Errand::Bring(update), Err(refusal)) => self.refuse(&update, &refusal, stages),
+            (Errand::GoBack(saved), Ok((_, warm))) => self.commit_model_again(*saved, warm, stages),
+            (Errand::GoBack(saved), Err(refusal)) => self.lose(&saved, &refusal),
         }
         if self.books.get(&slot).is_none_or(|book| book.aspired().is_none()) {
             self.awaited.remove(&slot);
         }
     }
+
+    fn is_revoked(&self, slot: &Slot, digest: Digest) -> bool {
+        self.books.get(slot).is_some_and(|book| book.hold().is_digest_revoked(digest))
+    }
+}
+
+/// What the initial state is in its slot's order.
+fn initial_mark() -> Mark {
+    Mark { rank: Rank::Initial, content: Digest::of(b""), announcement: Digest::of(b"") }
 }
 
 /// This thread's work must not take time from the threads that answer requests.

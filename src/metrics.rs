@@ -107,6 +107,10 @@ pub const REJECTIONS: &[&str] = &[
     "warm_up",
     "panic",
     "disk",
+    "control",
+    "rolled_back",
+    "revoked",
+    "quarantined",
 ];
 /// The routes of the HTTP interface, as matched.
 pub const ROUTES: &[&str] = &[
@@ -142,6 +146,30 @@ pub const TABLE: &[Spec] = &[
         Kind::Counter,
         "Messages and artifacts refused, by reason; the newest are on /history",
         &[("reason", REJECTIONS)],
+    ),
+    spec(
+        "hotserve_controls_total",
+        Kind::Counter,
+        "Pins, unpins, rollbacks and revocations obeyed, by who told them",
+        &[("action", &["pin", "unpin", "rollback", "revoke"]), ("by", &["admin", "stream"])],
+    ),
+    spec(
+        "hotserve_fallbacks_total",
+        Kind::Counter,
+        "Slots that began with an older version than they served last, because that was rotten, gone or quarantined",
+        &[],
+    ),
+    spec(
+        "hotserve_held",
+        Kind::Scraped,
+        "1 for each slot that is pinned, with who says so: setting, admin or stream",
+        &[("slot", &[]), ("by", &[])],
+    ),
+    spec(
+        "hotserve_quarantined_artifacts",
+        Kind::Gauge,
+        "Artifacts that took the process down twice, and are not tried again",
+        &[],
     ),
     spec("hotserve_swaps_total", Kind::Counter, "Snapshots swapped in", &[]),
     spec(
@@ -344,6 +372,9 @@ pub struct Metrics {
 
     pub updates: Counters,
     pub rejections: Counters,
+    pub controls: Counters,
+    pub fallbacks: Counter,
+    pub quarantined_artifacts: Gauge,
     pub swaps: Counter,
     pub swap_stage_duration: Histograms,
     pub publish_to_serving: Histograms,
@@ -396,6 +427,9 @@ impl Metrics {
         let metrics = Self {
             updates: counters(r, "hotserve_updates_total"),
             rejections: counters(r, "hotserve_rejections_total"),
+            controls: counters(r, "hotserve_controls_total"),
+            fallbacks: counter(r, "hotserve_fallbacks_total"),
+            quarantined_artifacts: gauge(r, "hotserve_quarantined_artifacts"),
             swaps: counter(r, "hotserve_swaps_total"),
             swap_stage_duration: histograms(r, "hotserve_swap_stage_duration_seconds"),
             publish_to_serving: histograms(r, "hotserve_publish_to_serving_seconds"),

@@ -17,7 +17,7 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use crate::id::{Digest, Format, ModelName, Rank, StateKey};
+use crate::id::{Digest, Format, ModelName, Rank, Slot, StateKey};
 
 /// The immutable whole of what is served.
 #[derive(Default)]
@@ -37,6 +37,23 @@ impl Snapshot {
             Self { generation: self.generation + 1, states: self.states.clone(), models: self.models.clone() };
         next.states.extend(states.into_iter().map(|state| (state.key.clone(), Arc::new(state))));
         next.models.extend(models.into_iter().map(|model| (model.facts.name.clone(), Arc::new(model))));
+        next
+    }
+
+    /// The next generation, with a model that was served before, and may be still.
+    pub fn with_again(&self, model: Arc<ServedModel>) -> Self {
+        let mut next = self.with(vec![], vec![]);
+        next.models.insert(model.facts.name.clone(), model);
+        next
+    }
+
+    /// The next generation, with nothing in a slot.
+    pub fn without(&self, slot: &Slot) -> Self {
+        let mut next = self.with(vec![], vec![]);
+        match slot {
+            Slot::State(key) => drop(next.states.remove(key)),
+            Slot::Model(name) => drop(next.models.remove(name)),
+        }
         next
     }
 

@@ -24,6 +24,7 @@ struct Inner {
     stream: Stream,
     manifest: Option<Manifest>,
     bootstrapped: Option<Bootstrapped>,
+    held: BTreeMap<Slot, Held>,
     history: VecDeque<Entry>,
     next_id: u64,
 }
@@ -121,6 +122,15 @@ impl Bootstrapped {
     }
 }
 
+/// To what a slot is pinned, and who says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// `setting`, `admin` or `stream`.
+    pub by: &'static str,
+    /// The version; it need not be here.
+    pub version: String,
+}
+
 /// What keeps the reader from the stream, or from the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Trouble {
@@ -143,6 +153,9 @@ pub struct Entry {
     pub slots: Vec<String>,
     /// Their versions, in the same order.
     pub versions: Vec<String>,
+    /// Who told it, if somebody did: `admin` or `stream`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'static str>,
     /// Why it was refused: the label of `hotserve_rejections_total`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
@@ -173,6 +186,7 @@ impl Entry {
             outcome,
             slots,
             versions,
+            by: None,
             reason: None,
             detail: None,
             sequence_number: None,
@@ -190,6 +204,7 @@ impl Default for Status {
             stream: Stream::default(),
             manifest: None,
             bootstrapped: None,
+            held: BTreeMap::new(),
             history: VecDeque::new(),
             next_id: 1,
         };
@@ -244,6 +259,11 @@ impl Status {
         let news = inner.stream.trouble.as_ref().is_none_or(|before| before.code != trouble.code);
         inner.stream.trouble = Some(trouble);
         news
+    }
+
+    /// Whether the stream did not answer, or refused, when it was last asked.
+    pub fn is_stream_troubled(&self) -> bool {
+        self.lock().stream.trouble.is_some()
     }
 
     /// A shard answered.
@@ -303,6 +323,20 @@ impl Status {
     /// From what the server became ready; nothing while it is not.
     pub fn bootstrapped(&self) -> Option<Bootstrapped> {
         self.lock().bootstrapped
+    }
+
+    /// Says to what a slot is pinned, if it is.
+    pub fn set_held(&self, slot: &Slot, held: Option<Held>) {
+        let slots = &mut self.lock().held;
+        match held {
+            Some(held) => drop(slots.insert(slot.clone(), held)),
+            None => drop(slots.remove(slot)),
+        }
+    }
+
+    /// The slots that are pinned.
+    pub fn held(&self) -> BTreeMap<Slot, Held> {
+        self.lock().held.clone()
     }
 
     /// Notes a swap or a rejection.

@@ -6,6 +6,7 @@ mod support;
 
 mod cli;
 mod consumers;
+mod control;
 mod corpus;
 mod dashboards;
 mod doctor;

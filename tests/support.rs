@@ -136,6 +136,19 @@ pub fn constant_model(value: u64) -> Vec<u8> {
         .into_bytes()
 }
 
+/// A cloud of which nothing answers.
+pub async fn unreachable() -> Aws {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    Aws::at(hotserve::aws::Endpoints {
+        kinesis: format!("http://{nobody}"),
+        s3: format!("http://{nobody}"),
+        region: "us-east-1".to_owned(),
+        access_key_id: "nobody".to_owned(),
+        secret_access_key: "nothing".to_owned(),
+    })
+    .await
+}
+
 /// A running server.
 pub struct Server {
     pub addr: SocketAddr,

@@ -1,5 +1,6 @@
 //! What is served, and what became of the last messages.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -13,9 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Http;
 use super::problem::Problem;
-use crate::id::{Digest, Rank};
+use crate::id::{Digest, Rank, Slot};
 use crate::serving::{ServedModel, ServedState};
-use crate::status::{Entry, timestamp};
+use crate::status::{Entry, Held, timestamp};
 
 /// The most entries of one `/history`.
 const LIMIT: usize = 500;
@@ -40,6 +41,8 @@ struct ModelRow<'a> {
     row_cost_us: f64,
     published_at: Option<Timestamp>,
     applied_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<Held>,
     inputs: &'a [TensorSpec],
     outputs: &'a [TensorSpec],
 }
@@ -51,6 +54,8 @@ struct StateRow<'a> {
     etag: Option<&'a str>,
     published_at: Option<Timestamp>,
     applied_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<Held>,
 }
 
 /// A version: a number, or the text of a sequence number, which is no JSON number.
@@ -67,8 +72,8 @@ impl From<&Rank> for Number {
     }
 }
 
-impl<'a> From<&'a ServedModel> for ModelRow<'a> {
-    fn from(served: &'a ServedModel) -> Self {
+impl<'a> ModelRow<'a> {
+    fn new(served: &'a ServedModel, held: &BTreeMap<Slot, Held>) -> Self {
         let signature = served.model.signature();
         Self {
             name: served.facts.name.as_str(),
@@ -82,30 +87,32 @@ impl<'a> From<&'a ServedModel> for ModelRow<'a> {
             row_cost_us: served.row_cost.as_secs_f64() * 1e6,
             published_at: served.facts.published_at,
             applied_at: timestamp(served.applied_at),
+            held: held.get(&Slot::Model(served.facts.name.clone())).cloned(),
             inputs: &signature.inputs,
             outputs: &signature.outputs,
         }
     }
 }
 
-impl<'a> From<&'a ServedState> for StateRow<'a> {
-    fn from(served: &'a ServedState) -> Self {
+impl<'a> StateRow<'a> {
+    fn new(served: &'a ServedState, held: &BTreeMap<Slot, Held>) -> Self {
         Self {
             key: served.key.as_str(),
             version: (&served.rank).into(),
             etag: served.etag.to_str().ok(),
             published_at: served.published_at,
             applied_at: timestamp(served.applied_at),
+            held: held.get(&Slot::State(served.key.clone())).cloned(),
         }
     }
 }
 
 /// What is served: every model and every state, sorted by name.
 pub(super) async fn models(State(http): State<Arc<Http>>) -> Response {
-    let snapshot = http.serving.snapshot();
-    let mut models: Vec<ModelRow<'_>> = snapshot.models.values().map(|model| model.as_ref().into()).collect();
+    let (snapshot, held) = (http.serving.snapshot(), http.status.held());
+    let mut models: Vec<ModelRow<'_>> = snapshot.models.values().map(|model| ModelRow::new(model, &held)).collect();
     models.sort_unstable_by_key(|model| model.name);
-    let mut states: Vec<StateRow<'_>> = snapshot.states.values().map(|state| state.as_ref().into()).collect();
+    let mut states: Vec<StateRow<'_>> = snapshot.states.values().map(|state| StateRow::new(state, &held)).collect();
     states.sort_unstable_by_key(|state| state.key);
     let body = Json(Catalog { generation: snapshot.generation, models, states });
     ([(header::CACHE_CONTROL, "no-cache")], body).into_response()

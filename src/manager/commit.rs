@@ -9,22 +9,29 @@ use super::pipeline::Stages;
 use super::policy::{Book, Mark};
 use super::stages::{Refusal, Warm};
 use super::update::{Update, saved};
-use crate::id::{Digest, Slot};
+use crate::id::{Digest, ModelName, Slot};
 use crate::metrics::unix_seconds;
 use crate::notification::Location;
-use crate::serving::{ModelFacts, ServedModel, ServedState};
+use crate::serving::{ModelFacts, ServedModel, ServedState, Snapshot};
 use crate::status::Entry;
 use crate::store::Artifact;
 
 impl Manager {
     /// Persists, swaps, retires. All that can fail is over when the snapshot is replaced.
     pub(super) fn commit(&mut self, update: &Arc<Update>, model: Option<(Artifact, Warm)>, mut stages: Stages) {
-        // A slot may have moved on while the other half of a pair was being loaded.
-        let news = |slot: &Slot, mark: &Mark| self.books.get(slot).is_none_or(|book| book.is_news(&mark.rank));
-        let parts: Vec<_> = update.parts.iter().filter(|(slot, mark)| news(slot, mark)).cloned().collect();
+        // A slot may have moved on, or be held, while the other half of a pair was being loaded.
+        let taken = |slot: &Slot, mark: &Mark| self.books.get(slot).is_none_or(|book| book.takes(mark));
+        let parts: Vec<_> = update.parts.iter().filter(|(slot, mark)| taken(slot, mark)).cloned().collect();
+        if parts.is_empty() {
+            if let Some(book) = self.books.get_mut(update.leader()) {
+                book.refuse(|candidate| candidate.id == update.id);
+            }
+            self.supersede(update);
+            return;
+        }
         let saved = parts.iter().filter_map(|(slot, mark)| saved(slot, mark, update, model.as_ref())).collect();
         let begun = Instant::now();
-        if let Err(error) = self.journal.write(saved) {
+        if let Err(error) = self.journal.serve(saved) {
             let detail = format!("the journal cannot be written, so what readers see would not survive: {error}");
             self.refuse(update, &Refusal::new("disk", detail), stages);
             return;
@@ -81,21 +88,47 @@ impl Manager {
             book.refuse(|candidate| candidate.id == update.id);
         }
         self.note_applied(update, parts, digest, stages);
+        self.drop_warm();
         if digest.is_some() {
             self.collect_cache();
         }
     }
 
-    pub(super) fn swap(&self, states: Vec<ServedState>, models: Vec<ServedModel>) {
-        let replaced: Vec<_> = models.iter().map(|model| model.facts.name.clone()).collect();
+    /// Serves these from now on, beside the rest.
+    pub(super) fn swap(&mut self, states: Vec<ServedState>, models: Vec<ServedModel>) {
         let next = self.swapper.snapshot().with(states, models);
+        self.swap_snapshot(next);
+    }
+
+    pub(super) fn swap_snapshot(&mut self, next: Snapshot) {
         #[expect(clippy::cast_precision_loss, reason = "a count of swaps")]
         self.metrics.generation.set(next.generation as f64);
         let before = self.swapper.swap(next);
-        let gone = replaced.iter().filter_map(|name| before.models.get(name)).cloned().collect();
-        self.reaper.retire(before, gone);
+        let now = self.swapper.snapshot();
+        let gone = before
+            .models
+            .iter()
+            .filter(|(name, model)| now.models.get(*name).is_none_or(|serving| !Arc::ptr_eq(serving, model)));
+        let gone: Vec<_> = gone.map(|(name, model)| (name.clone(), Arc::clone(model))).collect();
+        self.reaper.retire(before, vec![]);
+        for (name, model) in gone {
+            // The one before the one before goes.
+            if let Some(older) = self.warm.insert(name, model) {
+                self.reaper.retire_model(older);
+            }
+        }
         self.metrics.swaps.increment(1);
         self.metrics.last_swap_timestamp.set(unix_seconds(SystemTime::now()));
+    }
+
+    /// Lets go of the warm models that are no way back any more.
+    pub(super) fn drop_warm(&mut self) {
+        let keeps = |name: &ModelName, model: &ServedModel| {
+            self.books.get(&Slot::Model(name.clone())).is_some_and(|book| book.keeps(&model.facts.rank))
+        };
+        for model in self.warm.extract_if(|name, model| !keeps(name, model)).map(|(_, model)| model) {
+            self.reaper.retire_model(model);
+        }
     }
 
     pub(super) fn note_applied(
@@ -138,8 +171,9 @@ impl Manager {
     }
 
     pub(super) fn collect_cache(&self) {
-        let live = self.journal.live().filter_map(|saved| saved.model.as_ref().map(|model| model.digest));
-        let candidates = self.books.values().filter_map(Book::aspired);
+        let kept = self.journal.live().flat_map(|(_, kept)| kept.served.iter().chain(&kept.before));
+        let live = kept.filter_map(|saved| saved.model.as_ref().map(|model| model.digest));
+        let candidates = self.books.values().flat_map(Book::candidates);
         let wanted = candidates.filter_map(|update| match update.notification.model.as_ref()?.location {
             Location::Uri { sha256, .. } => sha256,
             Location::Inline(ref bytes) => Some(Digest::of(bytes)),

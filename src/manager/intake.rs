@@ -30,6 +30,10 @@ impl Manager {
             self.reject_message(&record, "expired", "its expires_at has passed");
             return;
         }
+        if let Some(control) = &notification.control {
+            self.take_in_control(control, &record);
+            return;
+        }
         let mut parts = Vec::new();
         for (slot, version) in notification.slots() {
             let rank = version.map_or_else(|| Rank::Stream(record.position.clone()), Rank::Version);
@@ -47,6 +51,13 @@ impl Manager {
                 Verdict::Admit | Verdict::Correction => parts.push((slot, mark)),
                 Verdict::Duplicate => self.count(&slot, "duplicate"),
                 Verdict::Stale => self.count(&slot, "stale"),
+                Verdict::Barred(why) => match Self::barred(&slot, &mark.rank, why, &record) {
+                    Some((reason, detail)) => {
+                        self.reject_message(&record, reason, detail);
+                        return;
+                    }
+                    None => self.count(&slot, "stale"),
+                },
                 Verdict::Conflict => {
                     let detail = format!("{slot} {} is another content already: publish a higher version", mark.rank);
                     self.reject_message(&record, "conflict", detail);

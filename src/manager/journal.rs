@@ -1,4 +1,4 @@
-//! What was served last, on disk: written before the swap, read at the start.
+//! What was served last, and before, and what holds each slot, on disk: written before it happens, read at the start.
 //!
 //! One line a swap, with everything that it replaced, so that a crash leaves both halves of a pair or none. Each line
 //! carries the digest of its text: a torn or rotten one is skipped, and the one before it holds. The file is written
@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
+use super::policy::{Hold, KEPT, Mark};
 use crate::id::{Digest, Format, Rank, Slot};
 use crate::notification::Encoding;
 
@@ -41,6 +42,13 @@ pub struct Saved {
     pub model: Option<SavedModel>,
 }
 
+impl Saved {
+    /// Its place in the slot's order.
+    pub fn mark(&self) -> Mark {
+        Mark { rank: self.rank.clone(), content: self.content, announcement: self.content }
+    }
+}
+
 /// A model, as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SavedModel {
@@ -60,6 +68,60 @@ pub struct SavedModel {
     pub golden: Option<Golden>,
 }
 
+/// What one line says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    /// This is served from now on.
+    Served(Vec<Saved>),
+    /// A slot is held in this way.
+    Held {
+        /// The slot.
+        held: Slot,
+        /// What holds it.
+        hold: Hold,
+    },
+    /// Nothing is served in this slot any more.
+    Withdrawn {
+        /// The slot.
+        withdrawn: Slot,
+    },
+}
+
+/// What is kept of one slot.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// What is served.
+    pub served: Option<Saved>,
+    /// What was served before, the last one first.
+    pub before: Vec<Saved>,
+    /// What holds it.
+    pub hold: Hold,
+}
+
+impl Kept {
+    fn serve(&mut self, saved: Saved) {
+        self.before.retain(|before| before.rank != saved.rank);
+        let before = self.served.replace(saved);
+        let before = before.filter(|before| Some(&before.rank) != self.rank() && !self.hold.is_revoked(&before.mark()));
+        self.before.splice(0..0, before);
+        self.before.truncate(KEPT);
+    }
+
+    fn rank(&self) -> Option<&Rank> {
+        self.served.as_ref().map(|served| &served.rank)
+    }
+
+    /// The lines that say this anew.
+    fn lines(&self, slot: &Slot) -> impl Iterator<Item = Line> {
+        let served = self.before.iter().rev().chain(&self.served);
+        let hold = (!self.hold.is_empty()).then(|| Line::Held { held: slot.clone(), hold: self.hold.clone() });
+        let withdrawn =
+            (self.served.is_none() && !self.before.is_empty()).then(|| Line::Withdrawn { withdrawn: slot.clone() });
+        served.map(|saved| Line::Served(vec![saved.clone()])).chain(withdrawn).chain(hold)
+    }
+}
+
 /// The file.
 pub struct Journal {
     path: PathBuf,
@@ -68,7 +130,7 @@ pub struct Journal {
     bytes: u64,
     /// How large the file was when it was last written anew: how large what is live was then.
     live_bytes: u64,
-    live: BTreeMap<Slot, Saved>,
+    live: BTreeMap<Slot, Kept>,
 }
 
 impl Journal {
@@ -85,7 +147,7 @@ impl Journal {
         let mut skipped = 0;
         for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match parse(line) {
-                Some(saved) => live.extend(saved.into_iter().map(|saved| (saved.slot.clone(), saved))),
+                Some(line) => take(&mut live, line),
                 None => skipped += 1,
             }
         }
@@ -95,14 +157,33 @@ impl Journal {
         Ok((journal, skipped))
     }
 
-    /// What was served last, by slot.
-    pub fn live(&self) -> impl Iterator<Item = &Saved> {
-        self.live.values()
+    /// What is kept of every slot.
+    pub fn live(&self) -> impl Iterator<Item = (&Slot, &Kept)> {
+        self.live.iter()
+    }
+
+    /// What is kept of one slot.
+    pub fn of(&self, slot: &Slot) -> Option<&Kept> {
+        self.live.get(slot)
     }
 
     /// Writes what is about to be served, all of it or nothing.
-    pub fn write(&mut self, saved: Vec<Saved>) -> std::io::Result<()> {
-        let line = render(&saved)?;
+    pub fn serve(&mut self, saved: Vec<Saved>) -> std::io::Result<()> {
+        self.write(Line::Served(saved))
+    }
+
+    /// Writes what is about to hold a slot.
+    pub fn hold(&mut self, slot: &Slot, hold: &Hold) -> std::io::Result<()> {
+        self.write(Line::Held { held: slot.clone(), hold: hold.clone() })
+    }
+
+    /// Writes that nothing is about to be served in a slot.
+    pub fn withdraw(&mut self, slot: &Slot) -> std::io::Result<()> {
+        self.write(Line::Withdrawn { withdrawn: slot.clone() })
+    }
+
+    fn write(&mut self, said: Line) -> std::io::Result<()> {
+        let line = render(&said)?;
         let before = self.bytes;
         let written =
             self.file.write_all(&line).and_then(|()| if self.durable { self.file.sync_data() } else { Ok(()) });
@@ -112,7 +193,7 @@ impl Journal {
             return Err(error);
         }
         self.bytes += line.len() as u64;
-        self.live.extend(saved.into_iter().map(|saved| (saved.slot.clone(), saved)));
+        take(&mut self.live, said);
         if self.bytes > COMPACT_BYTES.max(COMPACT_RATIO * self.live_bytes) {
             self.compact()?;
         }
@@ -124,8 +205,8 @@ impl Journal {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let mut fresh = NamedTempFile::new_in(folder)?;
         let mut bytes = 0;
-        for saved in self.live.values() {
-            let line = render(std::slice::from_ref(saved))?;
+        for line in self.live.iter().flat_map(|(slot, kept)| kept.lines(slot)) {
+            let line = render(&line)?;
             fresh.write_all(&line)?;
             bytes += line.len() as u64;
         }
@@ -143,8 +224,24 @@ impl Journal {
     }
 }
 
-fn render(saved: &[Saved]) -> std::io::Result<Vec<u8>> {
-    let text = serde_json::to_vec(saved)?;
+fn take(live: &mut BTreeMap<Slot, Kept>, line: Line) {
+    match line {
+        Line::Served(saved) => {
+            for saved in saved {
+                live.entry(saved.slot.clone()).or_default().serve(saved);
+            }
+        }
+        Line::Held { held, hold } => {
+            let kept = live.entry(held).or_default();
+            kept.before.retain(|before| !hold.is_revoked(&before.mark()));
+            kept.hold = hold;
+        }
+        Line::Withdrawn { withdrawn } => live.entry(withdrawn).or_default().served = None,
+    }
+}
+
+fn render(line: &Line) -> std::io::Result<Vec<u8>> {
+    let text = serde_json::to_vec(line)?;
     let mut line = Digest::of(&text).to_string().into_bytes();
     line.push(b' ');
     line.extend(text);
@@ -152,7 +249,7 @@ fn render(saved: &[Saved]) -> std::io::Result<Vec<u8>> {
     Ok(line)
 }
 
-fn parse(line: &[u8]) -> Option<Vec<Saved>> {
+fn parse(line: &[u8]) -> Option<Line> {
     let (digest, text) = line.split_at_checked(64)?;
     let text = text.strip_prefix(b" ")?;
     let digest: Digest = std::str::from_utf8(digest).ok()?.parse().ok()?;
@@ -177,8 +274,8 @@ mod tests {
 
     fn read(folder: &Path) -> (Vec<(String, String)>, usize) {
         let (journal, skipped) = Journal::open(folder, true).expect("readable");
-        let live = journal.live().map(|saved| (saved.slot.to_string(), saved.state.clone().expect("a state")));
-        (live.collect(), skipped)
+        let served = |kept: &Kept| kept.served.as_ref().and_then(|saved| saved.state.clone()).expect("a state");
+        (journal.live().map(|(slot, kept)| (slot.to_string(), served(kept))).collect(), skipped)
     }
 
     #[test]
@@ -186,8 +283,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         {
             let (mut journal, _) = Journal::open(folder.path(), true).expect("new");
-            journal.write(vec![state("a", 1, "1"), state("b", 1, "{\n  \"x\": 1.50\n}")]).expect("room");
-            journal.write(vec![state("a", 2, "2")]).expect("room");
+            journal.serve(vec![state("a", 1, "1"), state("b", 1, "{\n  \"x\": 1.50\n}")]).expect("room");
+            journal.serve(vec![state("a", 2, "2")]).expect("room");
         }
         let expected =
             vec![("state a".to_owned(), "2".to_owned()), ("state b".to_owned(), "{\n  \"x\": 1.50\n}".to_owned())];
@@ -196,12 +293,41 @@ mod tests {
     }
 
     #[test]
+    fn what_was_served_before_and_what_holds_a_slot_come_back_too() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (a, b) = (state("a", 1, "1").slot, state("b", 1, "1").slot);
+        let mut hold = Hold::default();
+        hold.set_pin(super::super::policy::By::Admin, Some(state("a", 3, "").rank));
+        {
+            let (mut journal, _) = Journal::open(folder.path(), true).expect("new");
+            for version in 1..7 {
+                journal.serve(vec![state("a", version, &version.to_string())]).expect("room");
+            }
+            journal.serve(vec![state("a", 4, "4"), state("b", 1, "1")]).expect("room");
+            journal.hold(&a, &hold).expect("room");
+            journal.serve(vec![state("b", 2, "2")]).expect("room");
+            journal.withdraw(&b).expect("room");
+        }
+        for _ in 0..2 {
+            // Opening writes it anew, and that says the same.
+            let (journal, _) = Journal::open(folder.path(), true).expect("readable");
+            let ranks = |saved: &[Saved]| saved.iter().map(|saved| saved.rank.to_string()).collect::<Vec<_>>();
+            let a = journal.of(&a).expect("kept");
+            assert_eq!(a.served.as_ref().map(|saved| saved.rank.to_string()).as_deref(), Some("4"));
+            assert_eq!((ranks(&a.before), &a.hold), (vec!["6".to_owned(), "5".to_owned(), "3".to_owned()], &hold));
+            let b = journal.of(&b).expect("kept");
+            assert!(b.served.is_none());
+            assert_eq!(ranks(&b.before), ["1"]);
+        }
+    }
+
+    #[test]
     fn a_torn_or_rotten_line_is_skipped_whole() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         {
             let (mut journal, _) = Journal::open(folder.path(), true).expect("new");
-            journal.write(vec![state("a", 1, "1")]).expect("room");
-            journal.write(vec![state("a", 2, "2"), state("b", 2, "2")]).expect("room");
+            journal.serve(vec![state("a", 1, "1")]).expect("room");
+            journal.serve(vec![state("a", 2, "2"), state("b", 2, "2")]).expect("room");
         }
         let path = folder.path().join("journal");
         let text = std::fs::read(&path).expect("readable");
@@ -224,7 +350,7 @@ mod tests {
         let (mut journal, _) = Journal::open(folder.path(), false).expect("new");
         let big = format!("\"{}\"", "x".repeat(10_000));
         for version in 1..1000 {
-            journal.write(vec![state("a", version, &big)]).expect("room");
+            journal.serve(vec![state("a", version, &big)]).expect("room");
         }
         let size = std::fs::metadata(folder.path().join("journal")).expect("there").len();
         assert!(size < 2 * COMPACT_BYTES, "{size} bytes");

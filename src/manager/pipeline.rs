@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use hotserve_models::Loaders;
 use tokio::sync::oneshot;
 
+use super::attempts::Attempts;
 use super::stages::{Announced, Loaded, Refusal, Verified, Warm};
+use crate::id::Digest;
 use crate::notification::ModelUpdate;
 use crate::store::{Artifact, Fetcher};
 
@@ -30,9 +32,10 @@ struct Job {
 
 impl Pipeline {
     /// Starts the thread that loads and warms, one model at a time; inflated artifacts may have `max_bytes`.
-    pub fn start(fetcher: Arc<Fetcher>, loaders: Loaders, max_bytes: u64) -> std::io::Result<Self> {
+    pub fn start(fetcher: Arc<Fetcher>, attempts: Attempts, loaders: Loaders, max_bytes: u64) -> std::io::Result<Self> {
         let (loader, inbox) = mpsc::channel();
-        std::thread::Builder::new().name("loader".to_owned()).spawn(move || work(&inbox, &loaders, max_bytes))?;
+        let work = move || work(&inbox, &attempts, &loaders, max_bytes);
+        std::thread::Builder::new().name("loader".to_owned()).spawn(work)?;
         Ok(Self { fetcher, loader })
     }
 
@@ -60,21 +63,32 @@ impl Pipeline {
     }
 }
 
-fn work(inbox: &mpsc::Receiver<Job>, loaders: &Loaders, max_bytes: u64) {
+fn work(inbox: &mpsc::Receiver<Job>, attempts: &Attempts, loaders: &Loaders, max_bytes: u64) {
     super::lower_priority();
     for Job { artifact, announced, answer } in inbox {
         if answer.is_closed() {
             // Superseded while it waited.
             continue;
         }
+        let digest = artifact.digest();
         let begun = Instant::now();
-        let verified = Verified::read(&artifact);
+        let verified = begin(attempts, digest).and_then(|()| Verified::read(&artifact));
         let verify = begun.elapsed();
         let loaded = verified.and_then(|verified| Loaded::load(verified, &announced, loaders, max_bytes));
         let load = begun.elapsed().saturating_sub(verify);
         let result = loaded.and_then(|loaded| loaded.warm_up(&announced));
         let warm = begun.elapsed().saturating_sub(verify + load);
+        attempts.end(digest);
         // Superseded meanwhile: the model is dropped here, off every other path.
         let _ = answer.send((result, [verify, load, warm]));
     }
+}
+
+/// What took the process down twice is not tried again.
+fn begin(attempts: &Attempts, digest: Digest) -> Result<(), Refusal> {
+    if attempts.is_quarantined(digest) {
+        let detail = format!("artifact {} took the process down twice while it was loaded", digest.short());
+        return Err(Refusal::new("quarantined", detail));
+    }
+    attempts.begin(digest).map_err(|error| Refusal::new("disk", format!("note the load of an artifact: {error}")))
 }

@@ -1,14 +1,20 @@
 //! Which content a slot should have: pure, and the same whatever the order in which messages come.
 //!
-//! A slot remembers what it serves and the few newest candidates above it. The newest candidate is worked on first;
-//! when it is served, the ones below are superseded; when it is refused, the next one gets its turn; when it cannot be
-//! had for now, it is deferred: the next one gets its turn, and it comes back. So the end is
-//! always the newest content that passes the gates, however the messages and the loads were timed.
+//! A slot remembers what it serves, what it served before, and the few newest candidates above it. The newest
+//! candidate is worked on first; when it is served, the ones below are superseded; when it is refused, the next one
+//! gets its turn; when it cannot be had for now, it is deferred: the next one gets its turn, and it comes back. So the
+//! end is always the newest content that passes the gates, however the messages and the loads were timed. A [`Hold`]
+//! bends that: a pin to one rank, and what was taken back or revoked to the next best below.
 
+mod hold;
+
+pub use self::hold::{By, Hold, Why};
 use crate::id::{Digest, Rank};
 
 /// How many candidates a slot remembers.
 const CANDIDATES: usize = 8;
+/// How many contents that were served before are kept, for a way back without a download.
+pub const KEPT: usize = 3;
 
 /// What one slot serves and may come to serve.
 #[derive(Debug)]
@@ -20,6 +26,9 @@ pub struct Book<T> {
     versioned: bool,
     /// Newest first.
     candidates: Vec<Candidate<T>>,
+    /// What was served before and can be again, the last one first.
+    kept: Vec<Mark>,
+    hold: Hold,
 }
 
 #[derive(Debug)]
@@ -45,7 +54,7 @@ pub struct Mark {
 pub enum Verdict {
     /// It may come to be served.
     Admit,
-    /// It is served, or a candidate, already.
+    /// It is served, kept, or a candidate, already.
     Duplicate,
     /// It is a candidate already, announced in another way: the new announcement takes the old one's place.
     Correction,
@@ -55,19 +64,67 @@ pub enum Verdict {
     Conflict,
     /// It has no version, and the slot has seen versions.
     Unversioned,
+    /// It was taken back or revoked.
+    Barred(Why),
+}
+
+/// What a slot should do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wish<'a, T> {
+    /// Serve what it serves.
+    Stay,
+    /// Work on a candidate.
+    Bring(&'a T),
+    /// Serve again what was served before.
+    GoBack(&'a Mark),
+    /// Serve nothing: what is served was revoked, and there is nothing else.
+    Withdraw,
+    /// What it is pinned to is not here: serve what is served until it comes.
+    Await,
+}
+
+/// Why there is no way back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoWayBack {
+    /// Nothing is above the version that was named.
+    #[error("nothing above {0} is served or announced")]
+    NothingAbove(Rank),
+    /// The version that was named is not kept.
+    #[error("{wanted} is not here any more; kept: {}", list(kept))]
+    NotKept {
+        /// What was named.
+        wanted: Rank,
+        /// What there is.
+        kept: Vec<Rank>,
+    },
+    /// There is nothing older.
+    #[error("nothing older is kept")]
+    NothingOlder,
+}
+
+fn list(ranks: &[Rank]) -> String {
+    if ranks.is_empty() {
+        return "nothing".to_owned();
+    }
+    ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl<T> Default for Book<T> {
     fn default() -> Self {
-        Self { served: None, floor: None, versioned: false, candidates: Vec::new() }
+        let (candidates, kept) = (Vec::new(), Vec::new());
+        Self { served: None, floor: None, versioned: false, candidates, kept, hold: Hold::default() }
     }
 }
 
 impl<T> Book<T> {
     /// Judges a newcomer; changes nothing.
     pub fn judge(&self, mark: &Mark) -> Verdict {
-        if let Some(served) = self.served.as_ref().filter(|served| served.rank == mark.rank) {
-            return if served.content == mark.content { Verdict::Duplicate } else { Verdict::Conflict };
+        if let Some(why) = self.hold.why_not(mark).filter(|why| self.bars(mark, *why)) {
+            return Verdict::Barred(why);
+        }
+        let here = self.served.iter().chain(&self.kept).find(|here| here.rank == mark.rank);
+        if let Some(here) = here {
+            return if here.content == mark.content { Verdict::Duplicate } else { Verdict::Conflict };
         }
         if let Some(known) = self.candidates.iter().map(|known| &known.mark).find(|known| known.rank == mark.rank) {
             return if known == mark {
@@ -81,9 +138,151 @@ impl<T> Book<T> {
         if self.versioned && matches!(mark.rank, Rank::Stream(_)) {
             return Verdict::Unversioned;
         }
-        let below_served = self.served.as_ref().is_some_and(|served| !mark.rank.is_above(&served.rank));
+        if self.is_pinned_to(&mark.rank) {
+            return Verdict::Admit;
+        }
+        // What was taken back stands in nobody's way, though it may be served for lack of another.
+        let served = self.served.as_ref().filter(|served| self.hold.why_not(served).is_none());
+        let below_served = served.is_some_and(|served| !mark.rank.is_above(&served.rank));
         let below_floor = self.floor.as_ref().is_some_and(|floor| floor.is_above(&mark.rank));
         if below_served || below_floor { Verdict::Stale } else { Verdict::Admit }
+    }
+
+    /// Whether this keeps a content out: a pin brings back what was taken back, but not what was revoked.
+    fn bars(&self, mark: &Mark, why: Why) -> bool {
+        matches!(why, Why::Revoked { .. }) || !self.is_pinned_to(&mark.rank)
+    }
+
+    fn is_pinned_to(&self, rank: &Rank) -> bool {
+        self.hold.pin().is_some_and(|(pin, _)| pin == rank)
+    }
+
+    /// What holds it.
+    pub fn hold(&self) -> &Hold {
+        &self.hold
+    }
+
+    /// Holds it in another way. Answers the candidates that are revoked thereby.
+    pub fn set_hold(&mut self, hold: Hold) -> Vec<T> {
+        self.hold = hold;
+        let hold = &self.hold;
+        self.kept.retain(|mark| !hold.is_revoked(mark));
+        let (revoked, candidates) = std::mem::take(&mut self.candidates)
+            .into_iter()
+            .partition::<Vec<_>, _>(|candidate| hold.is_revoked(&candidate.mark));
+        self.candidates = candidates;
+        revoked.into_iter().map(|candidate| candidate.update).collect()
+    }
+
+    /// What to take back so as to serve `to`, or else what comes before what is served: all above the first rank, up
+    /// to and with the second. Where the one who tells does not see this instance, `to` need not be here.
+    pub fn way_back(&self, to: Option<Rank>, must_be_here: bool) -> Result<(Rank, Rank), NoWayBack> {
+        let marks = || self.served.iter().chain(&self.kept).chain(self.candidates.iter().map(|known| &known.mark));
+        let usable = |mark: &&Mark| self.hold.why_not(mark).is_none();
+        let newest = newest(marks()).map(|mark| mark.rank.clone());
+        let Some(to) = to else {
+            let taken_back = self.served.as_ref().map(|served| &served.rank).or(newest.as_ref());
+            let below = |mark: &&Mark| taken_back.is_some_and(|rank| rank.is_above(&mark.rank));
+            let target = self::newest(marks().filter(below).filter(usable)).map(|mark| mark.rank.clone());
+            return match (target, newest) {
+                (Some(target), Some(newest)) => Ok((target, newest)),
+                // Elsewhere there may be: here, nothing is served then rather than what was taken back.
+                (None, Some(newest)) if !must_be_here => Ok((Rank::Initial, newest)),
+                _ => Err(NoWayBack::NothingOlder),
+            };
+        };
+        if must_be_here && !marks().any(|mark| mark.rank == to) {
+            let kept = self.kept.iter().map(|mark| mark.rank.clone()).collect();
+            return Err(NoWayBack::NotKept { wanted: to, kept });
+        }
+        match newest {
+            Some(newest) if newest.is_above(&to) => Ok((to, newest)),
+            _ => Err(NoWayBack::NothingAbove(to)),
+        }
+    }
+
+    /// Holds it as before the restart; what a setting says stays.
+    pub fn restore_hold(&mut self, mut kept: Hold) {
+        kept.keep_setting_of(&self.hold);
+        self.hold = kept;
+    }
+
+    /// What the slot should do next.
+    pub fn wish(&self) -> Wish<'_, T> {
+        let ready = || self.candidates.iter().filter(|candidate| !candidate.deferred);
+        if let Some((pin, _)) = self.hold.pin() {
+            let is_it = |mark: &Mark| mark.rank == *pin && !self.hold.is_revoked(mark);
+            if self.served.as_ref().is_some_and(is_it) {
+                return Wish::Stay;
+            }
+            if let Some(candidate) = ready().find(|candidate| is_it(&candidate.mark)) {
+                return Wish::Bring(&candidate.update);
+            }
+            if let Some(mark) = self.kept.iter().find(|mark| is_it(mark)) {
+                return Wish::GoBack(mark);
+            }
+            if self.served.as_ref().is_some_and(|served| !self.hold.is_revoked(served)) {
+                return Wish::Await;
+            }
+        }
+        let usable = |mark: &&Mark| self.hold.why_not(mark).is_none();
+        let candidate = ready().find(|candidate| usable(&&candidate.mark));
+        let here = newest(self.served.iter().chain(&self.kept).filter(usable));
+        match (candidate, here) {
+            (Some(candidate), here) if here.is_none_or(|here| candidate.mark.rank.is_above(&here.rank)) => {
+                Wish::Bring(&candidate.update)
+            }
+            (_, Some(here)) if self.served.as_ref() == Some(here) => Wish::Stay,
+            (_, Some(here)) => Wish::GoBack(here),
+            (_, None) if self.served.as_ref().is_some_and(|served| self.hold.is_revoked(served)) => Wish::Withdraw,
+            (_, None) => Wish::Stay,
+        }
+    }
+
+    /// The candidate to work on.
+    pub fn aspired(&self) -> Option<&T> {
+        match self.wish() {
+            Wish::Bring(update) => Some(update),
+            _ => None,
+        }
+    }
+
+    /// Every candidate that may yet be served.
+    pub fn candidates(&self) -> impl Iterator<Item = &T> {
+        self.candidates.iter().map(|candidate| &candidate.update)
+    }
+
+    /// What is served.
+    pub fn served(&self) -> Option<&Mark> {
+        self.served.as_ref()
+    }
+
+    /// Whether a rank is revoked, by itself or by the content that is known of it.
+    pub fn is_revoked(&self, rank: &Rank) -> bool {
+        let known = self.served.iter().chain(&self.kept).chain(self.candidates.iter().map(|known| &known.mark));
+        self.hold.is_rank_revoked(rank)
+            || known.filter(|mark| mark.rank == *rank).any(|mark| self.hold.is_revoked(mark))
+    }
+
+    /// Whether a rank was served before and can be again.
+    pub fn keeps(&self, rank: &Rank) -> bool {
+        self.kept.iter().any(|mark| mark.rank == *rank)
+    }
+
+    /// Remembers what was served before and is kept, the last one first.
+    pub fn keep(&mut self, kept: Vec<Mark>) {
+        self.kept = kept;
+        self.kept.truncate(KEPT);
+    }
+
+    /// A kept content cannot be served any more.
+    pub fn lose(&mut self, rank: &Rank) {
+        self.kept.retain(|mark| mark.rank != *rank);
+    }
+
+    /// Nothing is served any more: what was, was revoked.
+    pub fn withdraw(&mut self) {
+        self.floor = self.served.take().map(|served| served.rank).or(self.floor.take());
     }
 
     /// Readers have seen this rank: nothing below it comes any more.
@@ -101,12 +300,13 @@ impl<T> Book<T> {
         let place = self.candidates.iter().position(|other| mark.rank.is_above(&other.mark.rank));
         let place = place.unwrap_or(self.candidates.len());
         self.candidates.insert(place, Candidate { mark, deferred: false, update });
-        if self.candidates.len() > CANDIDATES { self.candidates.pop().map(|ousted| ousted.update) } else { None }
-    }
-
-    /// The candidate to work on.
-    pub fn aspired(&self) -> Option<&T> {
-        self.candidates.iter().find(|candidate| !candidate.deferred).map(|candidate| &candidate.update)
+        if self.candidates.len() <= CANDIDATES {
+            return None;
+        }
+        // The oldest makes room, unless the slot waits for just that one.
+        let pinned = |candidate: &Candidate<T>| self.hold.pin().is_some_and(|(pin, _)| *pin == candidate.mark.rank);
+        let ousted = self.candidates.iter().rposition(|candidate| !pinned(candidate))?;
+        Some(self.candidates.remove(ousted).update)
     }
 
     /// A candidate cannot be had for now: the next one gets its turn meanwhile.
@@ -123,17 +323,21 @@ impl<T> Book<T> {
         }
     }
 
-    /// Whether nothing is or was served, and nothing may come to be.
+    /// Whether nothing is, was or may come to be served, and nothing is held.
     pub fn is_blank(&self) -> bool {
-        self.served.is_none() && self.floor.is_none() && self.candidates.is_empty()
+        self.served.is_none() && self.floor.is_none() && self.candidates.is_empty() && self.hold.is_empty()
     }
 
-    /// Whether this rank is above what is served.
-    pub fn is_news(&self, rank: &Rank) -> bool {
-        self.served.as_ref().is_none_or(|served| rank.is_above(&served.rank))
+    /// Whether the slot would take this content now, as the other half of what is served elsewhere.
+    pub fn takes(&self, mark: &Mark) -> bool {
+        let pinned_elsewhere = self.hold.pin().is_some_and(|(pin, _)| *pin != mark.rank);
+        let served = self.served.as_ref().filter(|served| self.hold.why_not(served).is_none());
+        !pinned_elsewhere
+            && self.hold.why_not(mark).is_none_or(|why| !self.bars(mark, why))
+            && (served.is_none_or(|served| mark.rank.is_above(&served.rank)) || self.is_pinned_to(&mark.rank))
     }
 
-    /// A content is served from now on. Answers the candidates that are thereby superseded.
+    /// A content is served from now on, and the one before is kept. Answers the candidates that are thereby superseded.
     pub fn serve(&mut self, mark: Mark) -> Vec<T> {
         self.versioned |= matches!(mark.rank, Rank::Version(_));
         let (above, below) = std::mem::take(&mut self.candidates)
@@ -142,7 +346,14 @@ impl<T> Book<T> {
         self.candidates = above;
         let superseded = below.into_iter().filter(|candidate| candidate.mark != mark);
         let superseded = superseded.map(|candidate| candidate.update).collect();
-        self.served = Some(mark);
+        self.kept.retain(|kept| kept.rank != mark.rank);
+        if let Some(before) = self.served.replace(mark)
+            && Some(&before.rank) != self.served.as_ref().map(|served| &served.rank)
+            && !self.hold.is_revoked(&before)
+        {
+            self.kept.insert(0, before);
+            self.kept.truncate(KEPT);
+        }
         superseded
     }
 
@@ -152,153 +363,11 @@ impl<T> Book<T> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::id::{Position, Version};
-    use proptest::prelude::*;
-
-    fn version(number: u64) -> Rank {
-        Rank::Version(Version::try_from(number).expect("a version"))
-    }
-
-    fn place(sequence: u64) -> Rank {
-        Rank::Stream(Position {
-            era: 1,
-            arrival_ms: 0,
-            shard: "s".parse().expect("a shard id"),
-            sequence: sequence.to_string().parse().expect("digits"),
-            subsequence: 0,
-        })
-    }
-
-    fn mark(rank: Rank, content: &str) -> Mark {
-        Mark { rank, content: Digest::of(content.as_bytes()), announcement: Digest::of(b"") }
-    }
-
-    #[test]
-    fn every_newcomer_gets_its_verdict() {
-        let mut book = Book::default();
-        book.serve(mark(version(5), "five"));
-        book.admit(mark(version(7), "seven"), ());
-        for (newcomer, verdict) in [
-            (mark(version(6), "six"), Verdict::Admit),
-            (mark(version(8), "eight"), Verdict::Admit),
-            (mark(version(5), "five"), Verdict::Duplicate),
-            (mark(version(7), "seven"), Verdict::Duplicate),
-            (mark(version(5), "other"), Verdict::Conflict),
-            (mark(version(7), "other"), Verdict::Conflict),
-            (mark(version(4), "four"), Verdict::Stale),
-            (mark(place(9), "nine"), Verdict::Unversioned),
-        ] {
-            assert_eq!(book.judge(&newcomer), verdict, "{newcomer:?}");
-        }
-    }
-
-    #[test]
-    fn without_versions_the_stream_orders_until_the_first_version() {
-        let mut book = Book::default();
-        book.serve(mark(Rank::Initial, "0"));
-        assert_eq!(book.judge(&mark(place(9), "a")), Verdict::Admit);
-        book.serve(mark(place(9), "a"));
-        assert_eq!(book.judge(&mark(place(8), "b")), Verdict::Stale);
-        assert_eq!(book.judge(&mark(place(10), "b")), Verdict::Admit);
-        assert_eq!(book.judge(&mark(version(1), "c")), Verdict::Admit, "a version is above every place");
-        book.admit(mark(version(1), "c"), ());
-        assert_eq!(book.judge(&mark(place(10), "b")), Verdict::Admit, "the version may yet be refused");
-        book.serve(mark(version(1), "c"));
-        assert_eq!(book.judge(&mark(place(10), "b")), Verdict::Unversioned);
-    }
-
-    #[test]
-    fn a_refused_candidate_gives_way_to_the_next_best() {
-        let mut book = Book::default();
-        for number in [3, 1, 2] {
-            book.admit(mark(version(number), ""), number);
-        }
-        assert_eq!(book.aspired(), Some(&3));
-        book.refuse(|number| *number == 3);
-        assert_eq!(book.aspired(), Some(&2));
-        assert_eq!(book.serve(mark(version(2), "")), [1]);
-        assert_eq!(book.aspired(), None);
-        assert_eq!(book.judge(&mark(version(3), "mended")), Verdict::Admit, "a refused version may come again");
-    }
-
-    #[test]
-    fn a_deferred_candidate_comes_back_and_a_corrected_one_takes_its_place() {
-        let mut book = Book::default();
-        book.admit(mark(version(1), "one"), "one");
-        book.admit(mark(version(2), "two"), "two, wrong place");
-        book.defer(|update| *update == "two, wrong place");
-        assert_eq!(book.aspired(), Some(&"one"));
-        book.serve(mark(version(1), "one"));
-        assert_eq!(book.aspired(), None);
-        book.revive();
-        assert_eq!(book.aspired(), Some(&"two, wrong place"));
-        let corrected = Mark { announcement: Digest::of(b"right place"), ..mark(version(2), "two") };
-        assert_eq!(book.judge(&corrected), Verdict::Correction);
-        assert_eq!(book.admit(corrected, "two, right place"), Some("two, wrong place"));
-        assert_eq!(book.aspired(), Some(&"two, right place"));
-    }
-
-    #[test]
-    fn a_slot_whose_only_candidate_was_refused_is_blank_again() {
-        let mut book = Book::default();
-        book.admit(mark(version(1), "bad"), 1);
-        assert!(!book.is_blank());
-        book.refuse(|number| *number == 1);
-        assert!(book.is_blank());
-        assert_eq!(book.judge(&mark(place(1), "good")), Verdict::Admit, "it has had no version that counts");
-    }
-
-    #[test]
-    fn what_readers_have_seen_before_a_restart_is_the_floor() {
-        let mut book = Book::<()>::default();
-        book.raise_floor(version(5));
-        for (number, verdict) in [(4, Verdict::Stale), (5, Verdict::Admit), (6, Verdict::Admit)] {
-            assert_eq!(book.judge(&mark(version(number), "")), verdict);
-        }
-        assert_eq!(book.judge(&mark(place(9), "")), Verdict::Unversioned);
-    }
-
-    proptest! {
-        /// Whatever comes in whatever order, with loads that end whenever, the end is the newest good content.
-        #[test]
-        fn the_newest_good_content_wins(
-            arrivals in proptest::collection::vec((1_u64..12, any::<bool>()), 1..40),
-            finishes in proptest::collection::vec(any::<bool>(), 40),
-        ) {
-            // A version is good or bad for all its copies.
-            let good = |number: u64| arrivals.iter().find(|(n, _)| *n == number).is_some_and(|(_, good)| *good);
-            let mut book = Book::default();
-            let mut served = 0;
-            let finish = |book: &mut Book<u64>, served: &mut u64| {
-                let Some(number) = book.aspired().copied() else { return false };
-                if good(number) {
-                    assert!(number > *served, "a version never goes back");
-                    *served = number;
-                    book.serve(mark(version(number), &number.to_string()));
-                } else {
-                    book.refuse(|other| *other == number);
-                }
-                true
-            };
-            for ((number, _), finishes) in arrivals.iter().zip(&finishes) {
-                let newcomer = mark(version(*number), &number.to_string());
-                if book.judge(&newcomer) == Verdict::Admit {
-                    book.admit(newcomer, *number);
-                }
-                if *finishes {
-                    finish(&mut book, &mut served);
-                }
-            }
-            while finish(&mut book, &mut served) {}
-            let newest = arrivals.iter().filter(|(number, _)| good(*number)).map(|(number, _)| *number).max();
-            // At most twelve versions, of which eight are remembered at a time; the newest good one is always among
-            // them unless more than eight bad ones are above it.
-            let bad_above = arrivals.iter().filter(|(n, _)| !good(*n) && Some(*n) > newest).count();
-            prop_assume!(bad_above < CANDIDATES);
-            prop_assert_eq!(served, newest.unwrap_or(0));
-        }
-    }
+fn newest<'a>(marks: impl Iterator<Item = &'a Mark>) -> Option<&'a Mark> {
+    marks.reduce(|newest, mark| if mark.rank.is_above(&newest.rank) { mark } else { newest })
 }
+
+#[cfg(test)]
+mod hold_tests;
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ pub struct Reaper {
 /// A snapshot that was replaced, and the models that went with it: a request may hold its model longer than the
 /// snapshot that it took it from.
 struct Retired {
-    snapshot: Arc<Snapshot>,
+    snapshot: Option<Arc<Snapshot>>,
     models: Vec<Arc<ServedModel>>,
 }
 
@@ -35,7 +35,12 @@ impl Reaper {
     /// Hands over a snapshot that was replaced, and those of its models that the next one does not have.
     pub fn retire(&self, snapshot: Arc<Snapshot>, models: Vec<Arc<ServedModel>>) {
         // A reaper that is gone means that the process is going; freeing it here is as good.
-        let _ = self.retired.send(Retired { snapshot, models });
+        let _ = self.retired.send(Retired { snapshot: Some(snapshot), models });
+    }
+
+    /// Hands over a model that no snapshot has any more.
+    pub fn retire_model(&self, model: Arc<ServedModel>) {
+        let _ = self.retired.send(Retired { snapshot: None, models: vec![model] });
     }
 }
 
@@ -52,7 +57,7 @@ fn reap(inbox: &Receiver<Retired>, live: &Gauge) {
         };
         match newcomer {
             Ok(retired) => {
-                snapshots.push(retired.snapshot);
+                snapshots.extend(retired.snapshot);
                 models.extend(retired.models);
             }
             Err(RecvTimeoutError::Timeout) => {}

@@ -1,15 +1,13 @@
 //! The start: what the last run served last, proved again, and when that makes the server ready.
 
-use serde_json::value::RawValue;
-
 use super::Manager;
-use super::journal::{Saved, SavedModel};
+use super::back::missing;
+use super::journal::Saved;
 use super::pipeline::Stages;
-use super::policy::Mark;
-use super::stages::{Announced, Refusal, Warm};
+use super::stages::Refusal;
 use crate::id::Slot;
-use crate::serving::{ModelFacts, ServedModel, ServedState};
-use crate::status::Bootstrapped;
+use crate::serving::{ServedModel, ServedState};
+use crate::status::{Bootstrapped, Entry};
 
 impl Manager {
     /// Where what is served at the start came from.
@@ -30,38 +28,20 @@ impl Manager {
         }
     }
 
-    /// Serves what the last run served last, each model proved and warmed again. Answers whether there was anything.
+    /// Serves what the last run served last, each model proved and warmed again; where that is rotten or gone, what was
+    /// served before it. Answers whether there was anything.
     pub(super) async fn restore(&mut self) -> bool {
-        let kept: Vec<Saved> = self.journal.live().cloned().collect();
-        if kept.is_empty() {
+        let slots: Vec<Slot> = self.journal.live().map(|(slot, _)| slot.clone()).collect();
+        if slots.is_empty() {
             return false;
         }
         self.status.waiting_for("the last known good is being loaded");
         let (mut states, mut models) = (Vec::new(), Vec::new());
-        for saved in kept {
-            let Saved { slot, rank, content, published_at, state, model } = saved;
-            match (&slot, state, model) {
-                (Slot::State(key), Some(json), _) => {
-                    let Ok(json) = RawValue::from_string(json) else { continue };
-                    states.push(ServedState::new(key.clone(), rank.clone(), &json, published_at));
-                    self.books.entry(slot).or_default().serve(Mark { rank, content, announcement: content });
-                }
-                (Slot::Model(name), _, Some(model)) => match self.restore_model(&model).await {
-                    Ok(warm) => {
-                        let SavedModel { label, format, digest, size, .. } = model;
-                        let (name, version) = (name.clone(), rank.clone());
-                        let facts = ModelFacts { name, rank: version, label, format, digest, size, published_at };
-                        models.push(ServedModel::new(facts, warm.model, warm.row_cost));
-                        self.books.entry(slot).or_default().serve(Mark { rank, content, announcement: content });
-                    }
-                    Err(refusal) => {
-                        self.metrics.rejections.get(&[refusal.reason]).increment(1);
-                        self.books.entry(slot.clone()).or_default().raise_floor(rank.clone());
-                        tracing::warn!(%slot, version = %rank, reason = refusal.reason,
-                            "the last known good cannot be served; waiting for the stream: {refusal}");
-                    }
-                },
-                _ => {}
+        for slot in slots {
+            match self.restore_slot(&slot).await {
+                Some(Content::State(state)) => states.push(state),
+                Some(Content::Model(model)) => models.push(model),
+                None => {}
             }
         }
         let restored = !states.is_empty() || !models.is_empty();
@@ -72,16 +52,57 @@ impl Manager {
         restored
     }
 
-    pub(super) async fn restore_model(&self, saved: &SavedModel) -> Result<Warm, Refusal> {
-        let artifact = self.cache.get(saved.digest, Some(saved.size)).ok_or_else(|| {
-            Refusal::new("not_found", format!("artifact {} is not in the cache folder", saved.digest.short()))
-        })?;
-        let announced = Announced {
-            format: saved.format.clone(),
-            encoding: saved.encoding,
-            signature: saved.signature.clone(),
-            golden: saved.golden.clone(),
-        };
-        self.pipeline.load(artifact, announced, &mut Stages::new()).await
+    async fn restore_slot(&mut self, slot: &Slot) -> Option<Content> {
+        let kept = self.journal.of(slot)?;
+        let hold = kept.hold.clone();
+        let was_served = kept.served.as_ref().map(|saved| saved.rank.clone());
+        let mut choices: Vec<Saved> = kept.served.iter().chain(&kept.before).cloned().collect();
+        let book = self.books.entry(slot.clone()).or_default();
+        book.restore_hold(hold);
+        // Nothing is to be served in a slot that was withdrawn.
+        let mut content = None;
+        while was_served.is_some() && content.is_none() && !choices.is_empty() {
+            let saved = choices.remove(0);
+            match self.restore_content(&saved).await {
+                Ok(restored) => content = Some((saved, restored)),
+                Err(refusal) => self.lose(&saved, &refusal),
+            }
+        }
+        let fell_back = content.as_ref().filter(|(saved, _)| Some(&saved.rank) != was_served.as_ref());
+        if let Some((saved, _)) = fell_back {
+            self.metrics.fallbacks.increment(1);
+            let rank = saved.rank.to_string();
+            tracing::warn!(%slot, version = rank, "serving what was served before the last known good");
+            self.status.record(Entry::new("fell_back", [(slot.clone(), rank)]));
+        }
+        let initial = self.options.initial.as_ref().filter(|(key, _)| *slot == Slot::State(key.clone()));
+        let initial = initial.map(|_| super::initial_mark());
+        let book = self.books.entry(slot.clone()).or_default();
+        match (&content, was_served) {
+            (Some((saved, _)), _) => drop(book.serve(saved.mark())),
+            (None, Some(rank)) => book.raise_floor(rank),
+            (None, None) => {}
+        }
+        book.keep(choices.iter().map(Saved::mark).chain(initial).collect());
+        content.map(|(_, content)| content)
     }
+
+    async fn restore_content(&self, saved: &Saved) -> Result<Content, Refusal> {
+        let broken = || Refusal::new("malformed", "the journal's line makes no sense");
+        match (&saved.slot, &saved.model) {
+            (Slot::State(key), _) => saved.served_state(key).map(Content::State).ok_or_else(broken),
+            (Slot::Model(_), Some(model)) => {
+                let artifact = self.cache.get(model.digest, Some(model.size)).ok_or_else(|| missing(model))?;
+                let warm = self.pipeline.load(artifact, model.announced(), &mut Stages::new()).await?;
+                saved.served_model(warm).map(Content::Model).ok_or_else(broken)
+            }
+            (Slot::Model(_), None) => Err(broken()),
+        }
+    }
+}
+
+/// What a slot serves.
+enum Content {
+    State(ServedState),
+    Model(ServedModel),
 }

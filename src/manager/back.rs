@@ -1,0 +1,173 @@
+//! The way back: a slot serves again what it served before, without a download.
+
+use std::time::Instant;
+
+use serde_json::value::RawValue;
+
+use super::journal::{Saved, SavedModel};
+use super::pipeline::Stages;
+use super::policy::Mark;
+use super::stages::{Announced, Refusal, Warm};
+use super::{Errand, Manager};
+use crate::id::{Rank, Slot, StateKey};
+use crate::serving::{ModelFacts, ServedModel, ServedState, Snapshot};
+use crate::status::Entry;
+
+impl Saved {
+    /// A state, ready to be served.
+    pub(super) fn served_state(&self, key: &StateKey) -> Option<ServedState> {
+        let json = RawValue::from_string(self.state.clone()?).ok()?;
+        Some(ServedState::new(key.clone(), self.rank.clone(), &json, self.published_at))
+    }
+
+    /// A model, ready to be served.
+    pub(super) fn served_model(&self, warm: Warm) -> Option<ServedModel> {
+        let (Slot::Model(name), Some(model)) = (&self.slot, &self.model) else { return None };
+        let SavedModel { label, format, digest, size, .. } = model.clone();
+        let (name, rank, published_at) = (name.clone(), self.rank.clone(), self.published_at);
+        let facts = ModelFacts { name, rank, label, format, digest, size, published_at };
+        Some(ServedModel::new(facts, warm.model, warm.row_cost))
+    }
+}
+
+impl SavedModel {
+    pub(super) fn announced(&self) -> Announced {
+        let Self { format, encoding, signature, golden, .. } = self.clone();
+        Announced { format, encoding, signature, golden }
+    }
+}
+
+impl Manager {
+    /// Serves again what was served before: at once if it is a state or a warm model, else when it is loaded.
+    pub(super) fn go_back(&mut self, slot: &Slot, rank: &Rank) {
+        let saved = self.journal.of(slot).and_then(|kept| kept.before.iter().find(|saved| saved.rank == *rank));
+        let saved = saved.cloned();
+        match (slot, saved) {
+            (Slot::Model(name), Some(saved)) => {
+                if let Some(warm) = self.warm.get(name).filter(|warm| warm.facts.rank == *rank).cloned() {
+                    self.commit_again(slot, saved, |snapshot| snapshot.with_again(warm), Stages::new());
+                } else {
+                    self.load_again(slot.clone(), saved);
+                }
+            }
+            (Slot::State(key), Some(saved)) => {
+                let Some(state) = saved.served_state(key) else { return self.lose_rank(slot, rank) };
+                self.commit_again(slot, saved, |snapshot| snapshot.with(vec![state], vec![]), Stages::new());
+            }
+            (Slot::State(_), None) if *rank == Rank::Initial => self.begin_again(slot),
+            _ => self.lose_rank(slot, rank),
+        }
+    }
+
+    /// A model that was loaded again from the disk.
+    pub(super) fn commit_model_again(&mut self, saved: Saved, warm: Warm, stages: Stages) {
+        let Some(model) = saved.served_model(warm) else { return };
+        let slot = saved.slot.clone();
+        self.commit_again(&slot, saved, |snapshot| snapshot.with(vec![], vec![model]), stages);
+    }
+
+    fn commit_again(
+        &mut self,
+        slot: &Slot,
+        saved: Saved,
+        next: impl FnOnce(&Snapshot) -> Snapshot,
+        mut stages: Stages,
+    ) {
+        let mark = saved.mark();
+        let digest = saved.model.as_ref().map(|model| model.digest.to_string());
+        let begun = Instant::now();
+        if let Err(error) = self.journal.serve(vec![saved]) {
+            self.note_full_disk(slot, &error);
+            return;
+        }
+        self.full_disk = false;
+        stages.insert("persist", begun.elapsed().as_secs_f64());
+        let begun = Instant::now();
+        let next = next(&self.swapper.snapshot());
+        self.swap_snapshot(next);
+        stages.insert("swap", begun.elapsed().as_secs_f64());
+        self.served_again(slot, mark, digest, stages);
+    }
+
+    /// The state that there was before any message.
+    fn begin_again(&mut self, slot: &Slot) {
+        let Some((key, json)) = &self.options.initial else { return };
+        if let Err(error) = self.journal.withdraw(slot) {
+            self.note_full_disk(slot, &error);
+            return;
+        }
+        let state = ServedState::new(key.clone(), Rank::Initial, json, None);
+        self.swap(vec![state], vec![]);
+        self.served_again(slot, super::initial_mark(), None, Stages::new());
+    }
+
+    fn served_again(&mut self, slot: &Slot, mark: Mark, digest: Option<String>, stages: Stages) {
+        let rank = mark.rank.to_string();
+        for superseded in self.books.entry(slot.clone()).or_default().serve(mark) {
+            self.supersede(&superseded);
+        }
+        self.drop_warm();
+        for (stage, seconds) in &stages {
+            self.metrics.swap_stage_duration.get(stage).record(*seconds);
+        }
+        self.count(slot, "applied");
+        tracing::info!(%slot, version = rank, digest = digest.as_ref().map(|digest| &digest[..12]), "swapped back in");
+        self.status.record(Entry { digest, stages, ..Entry::new("applied", [(slot.clone(), rank)]) });
+    }
+
+    /// What is served was revoked, and there is nothing else: nothing is served.
+    pub(super) fn withdraw(&mut self, slot: &Slot) {
+        if let Err(error) = self.journal.withdraw(slot) {
+            tracing::warn!(%slot, %error, "the journal cannot be written: what was revoked is withdrawn, but not for good");
+        }
+        let next = self.swapper.snapshot().without(slot);
+        self.swap_snapshot(next);
+        self.books.entry(slot.clone()).or_default().withdraw();
+        self.drop_warm();
+        tracing::warn!(%slot, "what was served was revoked, and nothing older is kept: nothing is served");
+    }
+
+    /// Loads a kept model from the disk, off this task.
+    fn load_again(&mut self, slot: Slot, saved: Saved) {
+        let Some(model) = saved.model.clone() else { return self.lose_rank(&slot, &saved.rank) };
+        let (pipeline, artifact) = (self.pipeline.clone(), self.cache.get(model.digest, Some(model.size)));
+        self.send(slot, Errand::GoBack(Box::new(saved)), async move {
+            let mut stages = Stages::new();
+            let Some(artifact) = artifact else { return (Err(missing(&model)), stages) };
+            let warm = pipeline.load(artifact.clone(), model.announced(), &mut stages).await;
+            (warm.map(|warm| (artifact, warm)), stages)
+        });
+    }
+
+    /// What was kept cannot be served: the next best gets its turn.
+    pub(super) fn lose(&mut self, saved: &Saved, refusal: &Refusal) {
+        self.metrics.rejections.get(&[refusal.reason]).increment(1);
+        let (slot, version) = (&saved.slot, &saved.rank);
+        tracing::warn!(%slot, %version, reason = refusal.reason, "what was kept cannot be served again: {refusal}");
+        let entry = Entry { reason: Some(refusal.reason), detail: Some(refusal.detail.clone()), ..lost(saved) };
+        self.status.record(entry);
+        self.lose_rank(slot, version);
+    }
+
+    fn lose_rank(&mut self, slot: &Slot, rank: &Rank) {
+        if let Some(book) = self.books.get_mut(slot) {
+            book.lose(rank);
+        }
+        self.drop_warm();
+    }
+
+    fn note_full_disk(&mut self, slot: &Slot, error: &std::io::Error) {
+        if !std::mem::replace(&mut self.full_disk, true) {
+            tracing::warn!(%slot, %error, "the journal cannot be written: the way back waits for room on the disk");
+        }
+    }
+}
+
+fn lost(saved: &Saved) -> Entry {
+    let digest = saved.model.as_ref().map(|model| model.digest.to_string());
+    Entry { digest, ..Entry::new("rejected", [(saved.slot.clone(), saved.rank.to_string())]) }
+}
+
+pub(super) fn missing(model: &SavedModel) -> Refusal {
+    Refusal::new("not_found", format!("artifact {} is not in the cache folder", model.digest.short()))
+}
