@@ -177,7 +177,7 @@ impl Manager {
         }
         for (slot, version) in &options.pins {
             let mut hold = Hold::default();
-            hold.set_pin(By::Setting, Some(Rank::Version(*version)));
+            hold.set_pin(By::Setting, Some(Rank::Version(*version)), 0);
             books.entry(slot.clone()).or_default().set_hold(hold);
         }
         let (handle, commands) = Handle::new();

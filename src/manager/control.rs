@@ -2,7 +2,9 @@
 
 use std::time::SystemTime;
 
-use super::policy::{By, NoWayBack, Why, Wish};
+use jiff::Timestamp;
+
+use super::policy::{Book, By, Hold, NoWayBack, Why, Wish};
 use super::{Denied, Done, MAX_SLOTS, Manager, Progress};
 use crate::id::{Rank, Slot};
 use crate::metrics::unix_seconds;
@@ -13,30 +15,31 @@ use crate::status::{Entry, Held};
 impl Manager {
     /// An operator's command.
     pub(super) fn command(&mut self, control: &Control) -> Result<Done, Denied> {
-        self.control(control, By::Admin, None)
+        let now_ms = unix_seconds(SystemTime::now()) * 1e3;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds since 1970")]
+        let now_ms = now_ms as u64;
+        self.control(control, By::Admin, None, now_ms)
     }
 
-    /// A message's command. One that is read again is not obeyed again.
-    pub(super) fn take_in_control(&mut self, control: &Control, record: &Record) {
-        let place = Rank::Stream(record.position.clone());
-        if self.books.get(&control.slot).is_some_and(|book| book.hold().has_obeyed(&place)) {
-            self.count(&control.slot, "duplicate");
-        } else if let Err(denied) = self.control(control, By::Stream, Some(record)) {
+    /// A message's command. Told twice, it is obeyed once.
+    pub(super) fn take_in_control(&mut self, control: &Control, published_at: Option<Timestamp>, record: &Record) {
+        let published_ms = published_at.and_then(|at| u64::try_from(at.as_millisecond()).ok());
+        let at_ms = published_ms.unwrap_or(record.position.arrival_ms);
+        if let Err(denied) = self.control(control, By::Stream, Some(record), at_ms) {
             self.reject_message(record, "control", denied.to_string());
         }
     }
 
     /// Judges a command and obeys it; what it changes is on the disk before.
-    fn control(&mut self, control: &Control, by: By, record: Option<&Record>) -> Result<Done, Denied> {
+    fn control(&mut self, control: &Control, by: By, record: Option<&Record>, at_ms: u64) -> Result<Done, Denied> {
         let Control { slot, action } = control;
         if !self.books.contains_key(slot) && (by == By::Admin || self.books.len() >= MAX_SLOTS) {
             return Err(Denied::NoSlot(slot.to_string()));
         }
         let book = self.books.entry(slot.clone()).or_default();
-        let served = book.served().map(|mark| mark.rank.clone());
+        let before = book.served().map(|mark| mark.rank.clone());
         let mut hold = book.hold().clone();
-        let now_ms = || (unix_seconds(SystemTime::now()) * 1e3) as u64;
-        let since_ms = record.map_or_else(now_ms, |record| record.position.arrival_ms);
+        let since_ms = record.map_or(at_ms, |record| record.position.arrival_ms);
         let pinned = hold.pin().map(|(rank, whose)| (rank.clone(), whose)).filter(|_| by == By::Admin);
         // What is named: a version, or what is served; shown in the history.
         let named = match action {
@@ -45,11 +48,11 @@ impl Manager {
                     return Err(Denied::Overruled(format!("{slot} is pinned to {pin} by {}", told(whose))));
                 }
                 let nothing = || Denied::NothingToGoBackTo(format!("nothing is served as {slot}: name a version"));
-                let rank = version.map(Rank::Version).or_else(|| served.clone()).ok_or_else(nothing)?;
+                let rank = version.map(Rank::Version).or_else(|| before.clone()).ok_or_else(nothing)?;
                 if book.is_revoked(&rank) {
                     return Err(Denied::Barred(format!("{slot} {rank} was revoked: publish a higher version")));
                 }
-                hold.set_pin(by, Some(rank.clone()));
+                hold.set_pin(by, Some(rank.clone()), at_ms);
                 Some(rank)
             }
             Action::Unpin => {
@@ -57,22 +60,34 @@ impl Manager {
                 if let Some((pin, whose)) = pinned.filter(|(_, whose)| *whose != by) {
                     return Err(Denied::Overruled(format!("{slot} is pinned to {pin} by {}", told(whose))));
                 }
-                hold.set_pin(by, None);
+                hold.set_pin(by, None, at_ms);
                 None
             }
-            Action::Rollback(to) => {
+            Action::Rollback { to, from } => {
                 if let Some((pin, whose)) = pinned {
                     let detail = format!("{slot} is pinned to {pin} by {}: unpin it, or pin another", told(whose));
                     return Err(Denied::Overruled(detail));
                 }
-                let way_back = book.way_back(to.map(Rank::Version), by == By::Admin);
-                let (above, up_to) = match way_back {
-                    Ok(range) => range,
-                    // Another instance may have it: nothing is to be done here.
-                    Err(NoWayBack::NothingAbove(rank)) if by == By::Stream => (rank.clone(), rank),
-                    Err(error) => return Err(Denied::NothingToGoBackTo(format!("{slot}: {error}"))),
+                let place = record.map(|record| Rank::Stream(record.position.clone()));
+                let (above, up_to) = match (to.map(Rank::Version), from.map(Rank::Version), place) {
+                    (Some(to), Some(from), Some(_)) => (to, from),
+                    // What it takes back depends on when it is read: that is once.
+                    (to, _, Some(place)) if hold.has_obeyed(&place) => (to.unwrap_or(Rank::Initial), Rank::Initial),
+                    (to, from, place) => {
+                        if let Some(place) = place {
+                            hold.obey(place);
+                        }
+                        match book.way_back(to, by == By::Admin) {
+                            Ok((above, newest)) => (above, from.unwrap_or(newest)),
+                            // Another instance may have what is above it.
+                            Err(NoWayBack::NothingAbove(rank)) if by == By::Stream => (rank, Rank::Initial),
+                            Err(error) => return Err(Denied::NothingToGoBackTo(format!("{slot}: {error}"))),
+                        }
+                    }
                 };
-                hold.take_back(above.clone(), up_to, since_ms);
+                if up_to.is_above(&above) {
+                    hold.take_back(above.clone(), up_to, since_ms);
+                }
                 Some(above)
             }
             Action::Revoke(version) => {
@@ -88,8 +103,9 @@ impl Manager {
                 None
             }
         };
-        if let Some(record) = record {
-            hold.obey(Rank::Stream(record.position.clone()));
+        if hold == *book.hold() {
+            self.count(slot, "duplicate");
+            return Ok(self.done(control, before));
         }
         match self.journal.hold(slot, &hold) {
             Ok(()) => {}
@@ -98,24 +114,29 @@ impl Manager {
             Err(error) => tracing::warn!(%slot, %error, "the journal cannot be written: this is obeyed, but not kept"),
         }
         self.obey(control, by, hold, named.as_ref());
+        Ok(self.done(control, before))
+    }
+
+    fn done(&self, control: &Control, before: Option<Rank>) -> Done {
+        let Control { slot, action } = control;
         let book = self.books.get(slot);
-        let progress = match book.map(super::policy::Book::wish) {
+        let progress = match book.map(Book::wish) {
             Some(Wish::Await) => Progress::Waiting,
             Some(Wish::Bring(_) | Wish::GoBack(_)) => Progress::Loading,
             _ => Progress::Done,
         };
-        let text = |rank: Rank| rank.to_string();
-        let serving = book.and_then(|book| book.served()).map(|mark| text(mark.rank.clone()));
-        Ok(Done { slot: slot.to_string(), action: action.code(), before: served.map(text), serving, progress })
+        let serving = book.and_then(|book| book.served()).map(|mark| mark.rank.to_string());
+        let before = before.map(|rank| rank.to_string());
+        Done { slot: slot.to_string(), action: action.code(), before, serving, progress }
     }
 
     /// From here on the slot is held so: said, and done at once if nothing has to be loaded.
-    fn obey(&mut self, control: &Control, by: By, hold: super::policy::Hold, named: Option<&Rank>) {
+    fn obey(&mut self, control: &Control, by: By, hold: Hold, named: Option<&Rank>) {
         let Control { slot, action } = control;
         let outcome = match action {
             Action::Pin(_) => "pinned",
             Action::Unpin => "unpinned",
-            Action::Rollback(_) => "rolled_back",
+            Action::Rollback { .. } => "rolled_back",
             Action::Revoke(_) | Action::RevokeDigest(_) => "revoked",
         };
         let digest = if let Action::RevokeDigest(digest) = action { Some(digest.to_string()) } else { None };

@@ -31,7 +31,7 @@ impl Manager {
             return;
         }
         if let Some(control) = &notification.control {
-            self.take_in_control(control, &record);
+            self.take_in_control(control, notification.published_at, &record);
             return;
         }
         let mut parts = Vec::new();

@@ -101,24 +101,24 @@ pub struct Kept {
 
 impl Kept {
     fn serve(&mut self, saved: Saved) {
+        self.withdraw();
         self.before.retain(|before| before.rank != saved.rank);
-        let before = self.served.replace(saved);
-        let before = before.filter(|before| Some(&before.rank) != self.rank() && !self.hold.is_revoked(&before.mark()));
-        self.before.splice(0..0, before);
+        self.served = Some(saved);
         self.before.truncate(KEPT);
     }
 
-    fn rank(&self) -> Option<&Rank> {
-        self.served.as_ref().map(|served| &served.rank)
+    /// What is served is kept, unless it was revoked.
+    fn withdraw(&mut self) {
+        let before = self.served.take().filter(|before| !self.hold.is_revoked(&before.mark()));
+        self.before.splice(0..0, before);
     }
 
     /// The lines that say this anew.
     fn lines(&self, slot: &Slot) -> impl Iterator<Item = Line> {
-        let served = self.before.iter().rev().chain(&self.served);
         let hold = (!self.hold.is_empty()).then(|| Line::Held { held: slot.clone(), hold: self.hold.clone() });
-        let withdrawn =
-            (self.served.is_none() && !self.before.is_empty()).then(|| Line::Withdrawn { withdrawn: slot.clone() });
-        served.map(|saved| Line::Served(vec![saved.clone()])).chain(withdrawn).chain(hold)
+        let served = self.before.iter().rev().chain(&self.served).map(|saved| Line::Served(vec![saved.clone()]));
+        let withdrawn = self.served.is_none().then(|| Line::Withdrawn { withdrawn: slot.clone() });
+        hold.into_iter().chain(served).chain(withdrawn)
     }
 }
 
@@ -236,7 +236,7 @@ fn take(live: &mut BTreeMap<Slot, Kept>, line: Line) {
             kept.before.retain(|before| !hold.is_revoked(&before.mark()));
             kept.hold = hold;
         }
-        Line::Withdrawn { withdrawn } => live.entry(withdrawn).or_default().served = None,
+        Line::Withdrawn { withdrawn } => live.entry(withdrawn).or_default().withdraw(),
     }
 }
 
@@ -297,7 +297,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (a, b) = (state("a", 1, "1").slot, state("b", 1, "1").slot);
         let mut hold = Hold::default();
-        hold.set_pin(super::super::policy::By::Admin, Some(state("a", 3, "").rank));
+        hold.set_pin(super::super::policy::By::Admin, Some(state("a", 3, "").rank), 0);
         {
             let (mut journal, _) = Journal::open(folder.path(), true).expect("new");
             for version in 1..7 {
@@ -317,7 +317,7 @@ mod tests {
             assert_eq!((ranks(&a.before), &a.hold), (vec!["6".to_owned(), "5".to_owned(), "3".to_owned()], &hold));
             let b = journal.of(&b).expect("kept");
             assert!(b.served.is_none());
-            assert_eq!(ranks(&b.before), ["1"]);
+            assert_eq!(ranks(&b.before), ["2", "1"]);
         }
     }
 

@@ -13,7 +13,8 @@ use crate::id::{Digest, Rank};
 
 /// How many candidates a slot remembers.
 const CANDIDATES: usize = 8;
-/// How many contents that were served before are kept, for a way back without a download.
+/// How many contents that were served before are kept, for a way back without a download; and of how many more that
+/// were announced below them it is remembered where they are.
 pub const KEPT: usize = 3;
 
 /// What one slot serves and may come to serve.
@@ -24,7 +25,7 @@ pub struct Book<T> {
     floor: Option<Rank>,
     /// Whether a version has been seen: from then on, messages without one are refused.
     versioned: bool,
-    /// Newest first.
+    /// Newest first; the last few may be older than what is served, and are only there for a way back.
     candidates: Vec<Candidate<T>>,
     /// What was served before and can be again, the last one first.
     kept: Vec<Mark>,
@@ -116,7 +117,7 @@ impl<T> Default for Book<T> {
     }
 }
 
-impl<T> Book<T> {
+impl<T: Clone> Book<T> {
     /// Judges a newcomer; changes nothing.
     pub fn judge(&self, mark: &Mark) -> Verdict {
         if let Some(why) = self.hold.why_not(mark).filter(|why| self.bars(mark, *why)) {
@@ -229,6 +230,7 @@ impl<T> Book<T> {
         let candidate = ready().find(|candidate| usable(&&candidate.mark));
         let here = newest(self.served.iter().chain(&self.kept).filter(usable));
         match (candidate, here) {
+            // A candidate below what is here is only there for a way back.
             (Some(candidate), here) if here.is_none_or(|here| candidate.mark.rank.is_above(&here.rank)) => {
                 Wish::Bring(&candidate.update)
             }
@@ -337,15 +339,20 @@ impl<T> Book<T> {
             && (served.is_none_or(|served| mark.rank.is_above(&served.rank)) || self.is_pinned_to(&mark.rank))
     }
 
-    /// A content is served from now on, and the one before is kept. Answers the candidates that are thereby superseded.
+    /// A content is served from now on, and the one before is kept. Answers the candidates that are thereby superseded:
+    /// the newest few of them are remembered for a way back.
     pub fn serve(&mut self, mark: Mark) -> Vec<T> {
         self.versioned |= matches!(mark.rank, Rank::Version(_));
-        let (above, below) = std::mem::take(&mut self.candidates)
-            .into_iter()
-            .partition::<Vec<_>, _>(|candidate| candidate.mark.rank.is_above(&mark.rank));
-        self.candidates = above;
-        let superseded = below.into_iter().filter(|candidate| candidate.mark != mark);
-        let superseded = superseded.map(|candidate| candidate.update).collect();
+        self.candidates.retain(|candidate| candidate.mark.rank != mark.rank);
+        let below = |candidate: &Candidate<T>| !candidate.mark.rank.is_above(&mark.rank);
+        // What was below what is served already was superseded before.
+        let news = |candidate: &Candidate<T>| {
+            self.served.as_ref().is_none_or(|served| candidate.mark.rank.is_above(&served.rank))
+        };
+        let superseded = self.candidates.iter().filter(|candidate| below(candidate) && news(candidate));
+        let superseded = superseded.map(|candidate| candidate.update.clone()).collect();
+        let above = self.candidates.iter().position(below).unwrap_or(self.candidates.len());
+        self.candidates.truncate(above + KEPT);
         self.kept.retain(|kept| kept.rank != mark.rank);
         if let Some(before) = self.served.replace(mark)
             && Some(&before.rank) != self.served.as_ref().map(|served| &served.rank)

@@ -27,9 +27,14 @@ pub enum Action {
     Pin(Option<Version>),
     /// Serve the newest again.
     Unpin,
-    /// Take back what is above this version, or what is served now: the one before is served until something newer
-    /// than what was taken back is announced.
-    Rollback(Option<Version>),
+    /// Take back what is above one version, or what is served now: the one before is served until something newer than
+    /// what was taken back is announced.
+    Rollback {
+        /// What is to be served.
+        to: Option<Version>,
+        /// The newest that is taken back; else it is the newest announced before.
+        from: Option<Version>,
+    },
     /// Never serve this version again.
     Revoke(Version),
     /// Never serve this artifact again, whatever version it comes as.
@@ -50,7 +55,7 @@ impl Action {
         match self {
             Self::Pin(_) => "pin",
             Self::Unpin => "unpin",
-            Self::Rollback(_) => "rollback",
+            Self::Rollback { .. } => "rollback",
             Self::Revoke(_) | Self::RevokeDigest(_) => "revoke",
         }
     }
@@ -67,6 +72,8 @@ struct Raw {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     version: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
 }
 
@@ -76,13 +83,15 @@ impl From<Control> for Raw {
             Slot::Model(name) => (Some(name.into()), None),
             Slot::State(key) => (None, Some(key.into())),
         };
-        let (version, sha256) = match action {
-            Action::Pin(version) | Action::Rollback(version) => (version, None),
-            Action::Revoke(version) => (Some(version), None),
-            Action::RevokeDigest(digest) => (None, Some(digest.to_string())),
-            Action::Unpin => (None, None),
+        let (version, from, sha256) = match action {
+            Action::Pin(version) => (version, None, None),
+            Action::Rollback { to, from } => (to, from, None),
+            Action::Revoke(version) => (Some(version), None, None),
+            Action::RevokeDigest(digest) => (None, None, Some(digest.to_string())),
+            Action::Unpin => (None, None, None),
         };
-        Self { action: action.code().to_owned(), model, key, version: version.map(Version::get), sha256 }
+        let (version, from) = (version.map(Version::get), from.map(Version::get));
+        Self { action: action.code().to_owned(), model, key, version, from, sha256 }
     }
 }
 
@@ -97,11 +106,15 @@ impl TryFrom<Raw> for Control {
             _ => return Err(malformed("a control names either a \"model\" or the \"key\" of a state".to_owned())),
         };
         let version = raw.version.map(Version::try_from).transpose().map_err(schema)?;
+        let from = raw.from.map(Version::try_from).transpose().map_err(schema)?;
         let digest = raw.sha256.as_deref().map(str::parse::<Digest>).transpose().map_err(schema)?;
+        if from.is_some_and(|from| raw.action != "rollback" || version.is_none_or(|to| to >= from)) {
+            return Err(malformed("\"from\" belongs to a rollback, and is above its \"version\"".to_owned()));
+        }
         let action = match (raw.action.as_str(), version, digest) {
             ("pin", version, None) => Action::Pin(version),
             ("unpin", None, None) => Action::Unpin,
-            ("rollback", version, None) => Action::Rollback(version),
+            ("rollback", to, None) => Action::Rollback { to, from },
             ("revoke", Some(version), None) => Action::Revoke(version),
             ("revoke", None, Some(digest)) => Action::RevokeDigest(digest),
             ("revoke", ..) => return Err(malformed("revoke takes either a \"version\" or a \"sha256\"".to_owned())),

@@ -13,7 +13,7 @@ use super::{
 use crate::id::{Digest, Format, Invalid, MessageId, ModelName, StateKey, Version};
 
 /// The fields that `must_understand` may name: what this server acts on.
-const UNDERSTOOD: [&str; 28] = [
+const UNDERSTOOD: [&str; 29] = [
     "message_id",
     "text",
     "key",
@@ -41,6 +41,7 @@ const UNDERSTOOD: [&str; 28] = [
     "control.model",
     "control.key",
     "control.version",
+    "control.from",
     "control.sha256",
 ];
 
@@ -273,6 +274,8 @@ mod tests {
             (r#"{"control":{"action":"pin","model":"m","key":"k"}}"#, Reason::Schema),
             (r#"{"control":{"action":"revoke","model":"m"}}"#, Reason::Schema),
             (r#"{"control":{"action":"unpin","model":"m","version":1}}"#, Reason::Schema),
+            (r#"{"control":{"action":"rollback","model":"m","version":2,"from":2}}"#, Reason::Schema),
+            (r#"{"control":{"action":"pin","model":"m","version":2,"from":3}}"#, Reason::Schema),
             (r#"{"control":{"action":"pin","model":"m"},"state":1}"#, Reason::Schema),
             (r#"{"specversion":"1.0","data":{}}"#, Reason::UnknownKind),
             (r#"{"state":1,"must_understand":["rollout"]}"#, Reason::MustUnderstand),

@@ -40,12 +40,19 @@ pub struct Hold {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     admin: Option<Rank>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    stream: Option<Rank>,
+    stream: Option<StreamPin>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     bars: Vec<Bar>,
-    /// The place of the last message that was obeyed: one that is read again is not obeyed again.
+    /// The place of the last rollback by message that was obeyed: one that is read again is not obeyed again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     obeyed: Option<Rank>,
+}
+
+/// What a message said last, be it that nothing is pinned; the latest counts, in whatever order they are read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct StreamPin {
+    rank: Option<Rank>,
+    at_ms: u64,
 }
 
 /// Contents that are not to be served.
@@ -87,17 +94,18 @@ impl Hold {
     pub fn pin(&self) -> Option<(&Rank, By)> {
         let setting = self.setting.as_ref().map(|rank| (rank, By::Setting));
         let admin = self.admin.as_ref().map(|rank| (rank, By::Admin));
-        setting.or(admin).or(self.stream.as_ref().map(|rank| (rank, By::Stream)))
+        let stream = self.stream.as_ref().and_then(|pin| Some((pin.rank.as_ref()?, By::Stream)));
+        setting.or(admin).or(stream)
     }
 
-    /// Sets or lifts the pin of one who tells.
-    pub fn set_pin(&mut self, by: By, rank: Option<Rank>) {
-        let pin = match by {
-            By::Setting => &mut self.setting,
-            By::Admin => &mut self.admin,
-            By::Stream => &mut self.stream,
-        };
-        *pin = rank;
+    /// Sets or lifts the pin of one who tells, at a time in milliseconds since 1970.
+    pub fn set_pin(&mut self, by: By, rank: Option<Rank>, at_ms: u64) {
+        match by {
+            By::Setting => self.setting = rank,
+            By::Admin => self.admin = rank,
+            By::Stream if self.stream.as_ref().is_some_and(|pin| pin.at_ms > at_ms) => {}
+            By::Stream => self.stream = Some(StreamPin { rank, at_ms }),
+        }
     }
 
     /// A setting is that of this start.
@@ -121,7 +129,9 @@ impl Hold {
     }
 
     fn bar(&mut self, bar: Bar) {
-        self.bars.retain(|known| known.what != bar.what);
+        if self.bars.iter().any(|known| known.what == bar.what) {
+            return;
+        }
         if self.bars.len() == BARS {
             let taken_back = self.bars.iter().position(|bar| matches!(bar.what, Barred::TakenBack { .. }));
             self.bars.remove(taken_back.unwrap_or(0));

@@ -85,35 +85,35 @@ fn a_rollback_names_its_goal_and_takes_back_what_is_on_its_way_too() {
 #[test]
 fn a_pin_holds_and_what_came_meanwhile_is_served_afterwards() {
     let mut book = served_to_12();
-    hold(&mut book, |hold| hold.set_pin(By::Stream, Some(version(11))));
+    hold(&mut book, |hold| hold.set_pin(By::Stream, Some(version(11)), 1));
     assert_eq!(settle(&mut book), "11");
     admit(&mut book, 13);
     admit(&mut book, 14);
     assert_eq!(settle(&mut book), "11");
     assert!(!book.takes(&mark(version(14), "14")), "not as the other half of a pair either");
-    hold(&mut book, |hold| hold.set_pin(By::Stream, None));
+    hold(&mut book, |hold| hold.set_pin(By::Stream, None, 1));
     assert_eq!(settle(&mut book), "14");
 }
 
 #[test]
 fn the_setting_wins_over_the_operator_and_the_operator_over_the_stream() {
     let mut book = served_to_12();
-    hold(&mut book, |hold| hold.set_pin(By::Stream, Some(version(10))));
+    hold(&mut book, |hold| hold.set_pin(By::Stream, Some(version(10)), 1));
     assert_eq!(settle(&mut book), "10");
-    hold(&mut book, |hold| hold.set_pin(By::Admin, Some(version(11))));
+    hold(&mut book, |hold| hold.set_pin(By::Admin, Some(version(11)), 1));
     assert_eq!(settle(&mut book), "11");
-    hold(&mut book, |hold| hold.set_pin(By::Setting, Some(version(12))));
+    hold(&mut book, |hold| hold.set_pin(By::Setting, Some(version(12)), 1));
     assert_eq!(settle(&mut book), "12");
-    hold(&mut book, |hold| hold.set_pin(By::Setting, None));
+    hold(&mut book, |hold| hold.set_pin(By::Setting, None, 1));
     assert_eq!(settle(&mut book), "11");
-    hold(&mut book, |hold| hold.set_pin(By::Admin, None));
+    hold(&mut book, |hold| hold.set_pin(By::Admin, None, 1));
     assert_eq!(settle(&mut book), "10");
 }
 
 #[test]
 fn a_pin_to_what_is_not_here_waits_for_it_whatever_else_comes() {
     let mut book = served_to_12();
-    hold(&mut book, |hold| hold.set_pin(By::Admin, Some(version(5))));
+    hold(&mut book, |hold| hold.set_pin(By::Admin, Some(version(5)), 1));
     assert_eq!(book.wish(), Wish::Await);
     for number in 20..40 {
         admit(&mut book, number);
@@ -131,7 +131,7 @@ fn a_pin_brings_back_what_was_taken_back_but_not_what_was_revoked() {
     let mut book = served_to_12();
     roll_back(&mut book, None).expect("there is a way back");
     assert_eq!(settle(&mut book), "11");
-    hold(&mut book, |hold| hold.set_pin(By::Admin, Some(version(12))));
+    hold(&mut book, |hold| hold.set_pin(By::Admin, Some(version(12)), 1));
     assert_eq!(settle(&mut book), "12");
     hold(&mut book, |hold| hold.revoke(version(12), 2));
     assert_eq!(settle(&mut book), "11");
@@ -169,6 +169,33 @@ fn what_a_fresh_instance_reads_of_a_rollback_is_not_served_there_either() {
     assert_eq!(settle(&mut book), "nothing");
     admit(&mut book, 11);
     assert_eq!(settle(&mut book), "11");
+}
+
+#[test]
+fn of_the_pins_by_message_the_latest_counts_in_whatever_order_they_are_read() {
+    for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1], [3, 1, 2]] {
+        let mut book = served_to_12();
+        for at in order {
+            let rank = (at != 2).then(|| version(9 + at));
+            hold(&mut book, |hold| hold.set_pin(By::Stream, rank, at));
+        }
+        assert_eq!(book.hold().pin(), Some((&version(12), By::Stream)), "{order:?}");
+    }
+}
+
+#[test]
+fn what_was_announced_below_what_is_served_is_there_for_a_way_back() {
+    let mut book = Book::<u64>::default();
+    for number in [12, 10, 11, 9, 8] {
+        admit(&mut book, number);
+    }
+    assert_eq!(book.serve(mark(version(12), "12")), [11, 10, 9, 8]);
+    assert_eq!(book.wish(), Wish::Stay);
+    roll_back(&mut book, None).expect("11 is known");
+    assert_eq!(book.wish(), Wish::Bring(&11), "it was never here, but it is known where it is");
+    book.refuse(|number| *number == 11);
+    assert_eq!(settle(&mut book), "10");
+    assert_eq!(roll_back(&mut book, Some(8)).expect_err("forgotten").to_string(), "8 is not here any more; kept: 12");
 }
 
 #[test]
@@ -221,8 +248,8 @@ proptest! {
                         book.admit(newcomer, number);
                     }
                 }
-                Move::Pin(number) => drop(hold(&mut book, |hold| hold.set_pin(By::Admin, Some(version(number))))),
-                Move::Unpin => drop(hold(&mut book, |hold| hold.set_pin(By::Admin, None))),
+                Move::Pin(number) => drop(hold(&mut book, |hold| hold.set_pin(By::Admin, Some(version(number)), 1))),
+                Move::Unpin => drop(hold(&mut book, |hold| hold.set_pin(By::Admin, None, 1))),
                 // There may be nothing to go back to.
                 Move::RollBack => drop(roll_back(&mut book, None)),
                 Move::Revoke(number) => {
