@@ -240,7 +240,8 @@ proptest! {
         for step in moves {
             let before = served(&book);
             let pinned = book.hold().pin().map(|(rank, _)| rank.clone());
-            let publishes = matches!(step, Move::Publish(_));
+            let was_barred = book.served().is_some_and(|mark| book.hold().why_not(mark).is_some());
+            let publishes = matches!(step, Move::Publish(_)) && !was_barred;
             match step {
                 Move::Publish(number) => {
                     let newcomer = mark(version(number), &number.to_string());
