@@ -1,5 +1,6 @@
-//! The manifest: one object in S3 that holds the newest notification of every slot. It is the truth to start from, of
-//! which the stream is the fast hint; so a lost, trimmed or throttled record costs freshness only.
+//! The manifest: one object in S3 that holds the newest notification of every slot, the few before it, and what holds
+//! the slot. It is the truth to start from, of which the stream is the fast hint; so a lost, trimmed or throttled record
+//! costs freshness only, and an instance that starts finds the way back that the others have.
 //!
 //! ```text
 //!   publish ─► fold ─► conditional PUT ─► s3://…/manifest.json ─► read every half a minute ─► Records ─► manager
@@ -8,7 +9,7 @@
 //! What is in this file is pure: format, decode, encode, fold. [`object`] reads and writes, [`update`] does both with
 //! compare-and-swap.
 //!
-//! **Invariant:** `fold` takes, slot by slot, the greatest of a total order. So the outcome does not depend on the order
+//! **Invariant:** `fold` keeps, slot by slot, the greatest few of a total order. So the outcome does not depend on the order
 //! in which entries are folded, and folding one again changes nothing.
 
 mod format;
@@ -27,7 +28,7 @@ use serde_json::value::RawValue;
 
 use crate::aws::Fault;
 use crate::id::{Digest, Position, Rank, Slot, Version};
-use crate::notification::{self, Notification};
+use crate::notification::{self, Action, Control, Notification};
 
 /// The bounds of a manifest.
 #[derive(Debug, Clone)]
@@ -38,6 +39,13 @@ pub struct Limits {
     pub slots: usize,
     /// What a message may be.
     pub message: notification::Limits,
+}
+
+impl Limits {
+    /// The most entries: a slot keeps a few.
+    fn entries(&self) -> usize {
+        self.slots.saturating_mul(KEEP + 1)
+    }
 }
 
 impl Default for Limits {
@@ -122,7 +130,12 @@ impl Error {
     }
 }
 
-/// The newest notification of every slot.
+/// How many messages of a slot are kept, the newest included.
+const KEEP: usize = 3;
+/// How many commands about a slot are kept.
+const KEEP_CONTROLS: usize = 32;
+
+/// The newest notifications of every slot.
 #[derive(Debug, Clone)]
 pub struct Manifest {
     /// The stream on which its messages were announced.
@@ -130,7 +143,10 @@ pub struct Manifest {
     /// When it was written.
     pub updated_at: Option<Timestamp>,
     limits: Limits,
-    slots: BTreeMap<Slot, Arc<Entry>>,
+    /// Newest first, and never empty.
+    slots: BTreeMap<Slot, Vec<Arc<Entry>>>,
+    /// The commands about each slot, the latest first.
+    controls: BTreeMap<Slot, Vec<Arc<Entry>>>,
     unreadable: Vec<Unreadable>,
 }
 
@@ -178,6 +194,13 @@ impl Entry {
             let (rank, content) = (rank(&slot, version)?, notification.content(&slot));
             Ok(Part { slot, rank, content })
         };
+        if let Some(Action::Pin(None) | Action::Rollback { from: None, .. } | Action::Rollback { to: None, .. }) =
+            notification.control.as_ref().map(|control| control.action)
+        {
+            return Err(
+                "what a pin or a rollback means must not depend on when it is read: name its versions".to_owned()
+            );
+        }
         let parts = notification.slots().map(part).collect::<Result<Vec<_>, String>>()?;
         let ordered_by_position = parts.iter().any(|part| part.rank.version().is_none());
         Ok(Self { message, position: position.filter(|_| ordered_by_position), notification, parts })
@@ -207,13 +230,17 @@ impl Entry {
         self.parts.iter().find(|part| part.slot == *slot)
     }
 
+    /// What tells which of two messages was published later; the text makes the order total.
+    fn time(&self) -> (Option<Timestamp>, &str) {
+        (self.notification.published_at, self.message())
+    }
+
     /// Whether this entry is to hold the slot and not the other. Of the same content announced twice the later
     /// announcement counts, for it may correct where the content lies; the text makes the order total.
     fn beats(&self, other: &Self, slot: &Slot) -> bool {
         let (Some(ours), Some(theirs)) = (self.part(slot), other.part(slot)) else { return false };
         if ours.rank == theirs.rank {
-            let key = |entry: &Self| (entry.notification.published_at, entry.message().to_owned());
-            return key(self) > key(other);
+            return self.time() > other.time();
         }
         ours.rank.is_above(&theirs.rank)
     }
@@ -233,14 +260,28 @@ pub struct Held<'a> {
 impl Manifest {
     /// One without slots.
     pub fn new(limits: Limits) -> Self {
-        Self { stream: None, updated_at: None, limits, slots: BTreeMap::new(), unreadable: Vec::new() }
+        let (slots, controls) = (BTreeMap::new(), BTreeMap::new());
+        Self { stream: None, updated_at: None, limits, slots, controls, unreadable: Vec::new() }
     }
 
     /// What a slot holds.
     pub fn held(&self, slot: &Slot) -> Option<Held<'_>> {
-        let entry = self.slots.get(slot)?;
+        let entry = self.slots.get(slot)?.first()?;
         let part = entry.part(slot)?;
         Some(Held { entry, rank: &part.rank, content: part.content })
+    }
+
+    /// What a slot holds, and held before, the newest first.
+    pub fn kept<'a>(&'a self, slot: &'a Slot) -> impl Iterator<Item = Held<'a>> {
+        self.slots.get(slot).into_iter().flatten().filter_map(|entry| {
+            let part = entry.part(slot)?;
+            Some(Held { entry, rank: &part.rank, content: part.content })
+        })
+    }
+
+    /// The commands about a slot, the latest first.
+    pub fn controls(&self, slot: &Slot) -> impl Iterator<Item = &Control> {
+        self.controls.get(slot).into_iter().flatten().filter_map(|entry| entry.notification.control.as_ref())
     }
 
     /// Every slot and what it holds, in the order of their names.
@@ -248,13 +289,17 @@ impl Manifest {
         self.slots.keys().filter_map(|slot| Some((slot, self.held(slot)?)))
     }
 
-    /// The messages, each once: one that brings a state and a model at once holds two slots.
+    /// The messages, each once: one that brings a state and a model at once is kept for two slots.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.slots.iter().filter_map(|(slot, entry)| {
-            let holds = |slot: &&Slot| self.slots.get(slot).is_some_and(|held| Arc::ptr_eq(held, entry));
-            let first = entry.parts.iter().map(|part| &part.slot).filter(holds).min();
+        let contents = self.slots.iter().flat_map(|(slot, entries)| entries.iter().map(move |entry| (slot, entry)));
+        let contents = contents.filter_map(|(slot, entry)| {
+            let keeps = |slot: &&Slot| {
+                self.slots.get(slot).is_some_and(|kept| kept.iter().any(|kept| Arc::ptr_eq(kept, entry)))
+            };
+            let first = entry.parts.iter().map(|part| &part.slot).filter(keeps).min();
             (first == Some(slot)).then_some(&**entry)
-        })
+        });
+        contents.chain(self.controls.values().flatten().map(|entry| &**entry))
     }
 
     /// What could not be read.
@@ -285,24 +330,73 @@ impl Manifest {
         }
     }
 
-    /// Takes in an entry: each of its slots that holds something older, or nothing, holds it from now on, and an entry
-    /// that holds no slot any more is gone. Answers whether anything changed. An entry in conflict changes nothing.
+    /// Takes in an entry: each of its slots that holds something older, or nothing, holds it from now on, and what it
+    /// held is kept for a while; an entry that no slot keeps any more is gone. Answers whether anything changed. An
+    /// entry in conflict changes nothing.
     pub fn fold(&mut self, entry: Entry) -> Result<bool, Error> {
         for Part { slot, rank, content } in &entry.parts {
-            if self.held(slot).is_some_and(|held| held.rank == rank && held.content != *content) {
+            if self.kept(slot).any(|held| held.rank == rank && held.content != *content) {
                 return Err(Error::Conflict { slot: slot.clone(), rank: rank.clone() });
             }
         }
-        let takes = |slot: &&Slot| self.slots.get(slot).is_none_or(|held| entry.beats(held, slot));
-        let taken: Vec<Slot> = entry.parts.iter().map(|part| &part.slot).filter(takes).cloned().collect();
-        let new = taken.iter().filter(|slot| !self.slots.contains_key(slot)).count();
-        if self.slots.len() + new > self.limits.slots {
+        let named = entry.parts.iter().map(|part| &part.slot);
+        let named = named.chain(entry.notification.control.as_ref().map(|control| &control.slot));
+        let unknown = |slot: &&Slot| !self.slots.contains_key(slot) && !self.controls.contains_key(slot);
+        let known = self.slots.len() + self.controls.keys().filter(|slot| !self.slots.contains_key(slot)).count();
+        let slots: Vec<Slot> = named.clone().cloned().collect();
+        if known + named.filter(unknown).count() > self.limits.slots {
             return Err(Error::Full { limit: self.limits.slots });
         }
-        let changed = !taken.is_empty();
-        let entry = Arc::new(entry);
-        self.slots.extend(taken.into_iter().map(|slot| (slot, Arc::clone(&entry))));
+        let (entry, mut changed) = (Arc::new(entry), false);
+        for slot in slots {
+            changed |= match &entry.notification.control {
+                Some(_) => self.keep_control(&slot, &entry),
+                None => self.keep(&slot, &entry),
+            };
+        }
         Ok(changed)
+    }
+
+    fn keep(&mut self, slot: &Slot, entry: &Arc<Entry>) -> bool {
+        let kept = self.slots.entry(slot.clone()).or_default();
+        let rank = |entry: &Entry| entry.part(slot).map(|part| part.rank.clone());
+        // One rank is kept once, by the announcement that counts.
+        if let Some(same) = kept.iter_mut().find(|kept| rank(kept) == rank(entry)) {
+            let better = entry.beats(same, slot);
+            if better {
+                *same = Arc::clone(entry);
+            }
+            return better;
+        }
+        let place = kept.iter().position(|kept| entry.beats(kept, slot)).unwrap_or(kept.len());
+        kept.insert(place, Arc::clone(entry));
+        kept.truncate(KEEP);
+        place < KEEP
+    }
+
+    /// Of the pins and unpins of a slot the latest is kept, of the others as many as there is room for.
+    fn keep_control(&mut self, slot: &Slot, entry: &Arc<Entry>) -> bool {
+        let is_pin = |entry: &Entry| {
+            matches!(&entry.notification.control, Some(Control { action: Action::Pin(_) | Action::Unpin, .. }))
+        };
+        let kept = self.controls.entry(slot.clone()).or_default();
+        if kept.iter().any(|kept| kept.message() == entry.message()) {
+            return false;
+        }
+        kept.push(Arc::clone(entry));
+        kept.sort_by(|one, other| other.time().cmp(&one.time()));
+        let mut pins = 0;
+        kept.retain(|kept| {
+            pins += usize::from(is_pin(kept));
+            !is_pin(kept) || pins == 1
+        });
+        kept.truncate(KEEP_CONTROLS);
+        kept.iter().any(|kept| Arc::ptr_eq(kept, entry))
+    }
+
+    /// Keeps the newest of each slot alone.
+    fn shrink(&mut self) {
+        self.slots.values_mut().for_each(|kept| kept.truncate(1));
     }
 }
 

@@ -14,11 +14,11 @@ use super::target::Target;
 use crate::app::Boards;
 use crate::aws::Aws;
 use crate::config::{ManifestUri, StreamConfig};
-use crate::id::Slot;
+use crate::id::{Rank, Slot};
 use crate::manifest::object::Condition;
 use crate::manifest::update::{self, Change};
 use crate::manifest::{Entry, Error, Held, Limits, Manifest, Unreadable};
-use crate::notification::{self, Location};
+use crate::notification::{self, Control, Location};
 use crate::source::kinesis::KinesisSource;
 use crate::source::{Record, Source as _, SourceEvent};
 
@@ -92,6 +92,12 @@ struct Row {
     digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
+    /// The versions before, for a way back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    before: Vec<String>,
+    /// The commands that hold it, the latest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    controls: Vec<Control>,
 }
 
 async fn show(args: Show) -> anyhow::Result<()> {
@@ -103,7 +109,7 @@ async fn show(args: Show) -> anyhow::Result<()> {
         uri: object.uri().to_string(),
         stream: manifest.stream.clone(),
         updated_at: manifest.updated_at.map(|at| at.to_string()),
-        slots: manifest.slots().map(|(slot, held)| row(slot, held)).collect(),
+        slots: manifest.slots().map(|(slot, held)| row(&manifest, slot, held)).collect(),
         problems: manifest.unreadable().iter().map(|entry| entry.reason.clone()).collect(),
     };
     if json {
@@ -114,7 +120,7 @@ async fn show(args: Show) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn row(slot: &Slot, held: Held<'_>) -> Row {
+fn row(manifest: &Manifest, slot: &Slot, held: Held<'_>) -> Row {
     let notification = held.entry.notification();
     let (digest, size) = match (slot, &notification.state, &notification.model) {
         (Slot::State(_), Some(state), _) => (None, Some(state.json.get().len() as u64)),
@@ -125,12 +131,15 @@ fn row(slot: &Slot, held: Held<'_>) -> Row {
         _ => (None, None),
     };
     // Where there is no version, the place in the stream orders the slot.
-    let version = match held.rank.version() {
+    let version = |rank: &Rank| match rank.version() {
         Some(version) => version.to_string(),
-        None => format!("@{}", held.rank),
+        None => format!("@{rank}"),
     };
+    let before = manifest.kept(slot).skip(1).map(|held| version(held.rank)).collect();
+    let controls = manifest.controls(slot).cloned().collect();
     let published_at = notification.published_at.map(|at| at.to_string());
-    Row { slot: slot.to_string(), version, published_at, digest: digest.map(|digest| digest.to_string()), size }
+    let (version, digest) = (version(held.rank), digest.map(|digest| digest.to_string()));
+    Row { slot: slot.to_string(), version, published_at, digest, size, before, controls }
 }
 
 fn table(shown: &Shown) -> String {
@@ -151,6 +160,14 @@ fn table(shown: &Shown) -> String {
         let [a, b, c, d] = widths;
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{slot:a$}  {version:b$}  {published:c$}  {size:>d$}  {digest}");
+    }
+    for Row { slot, before, controls, .. } in &shown.slots {
+        if !before.is_empty() {
+            let _ = writeln!(text, "{slot}: before it {}", before.join(", "));
+        }
+        for control in controls {
+            let _ = writeln!(text, "{slot}: told {}", serde_json::to_string(control).unwrap_or_default());
+        }
     }
     for problem in &shown.problems {
         let _ = writeln!(text, "unreadable, and kept as it is: {problem}");

@@ -84,7 +84,7 @@ impl Manifest {
         }
         if let Some(entries) = envelope.entries {
             let mut reader = serde_json::Deserializer::from_str(entries.get());
-            for entry in (AtMost { entries: limits.slots }).deserialize(&mut reader).map_err(broken)? {
+            for entry in (AtMost { entries: limits.entries() }).deserialize(&mut reader).map_err(broken)? {
                 let read = read(entry, &limits.message)
                     .and_then(|entry| manifest.fold(entry).map_err(|error| error.to_string()));
                 if let Err(reason) = read {
@@ -95,14 +95,25 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Writes it.
+    /// Writes it; without what the slots held before, if there is no room for that.
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        match self.write() {
+            Err(Error::TooLarge { .. }) => {
+                let mut smaller = self.clone();
+                smaller.shrink();
+                smaller.write()
+            }
+            written => written,
+        }
+    }
+
+    fn write(&self) -> Result<Vec<u8>, Error> {
         let read = self
             .entries()
             .map(|Entry { message, position, .. }| EntryOut::Read { message, position: position.as_ref() });
         let unreadable = self.unreadable.iter().map(|Unreadable { entry, .. }| EntryOut::Unreadable(entry));
         let entries: Vec<_> = read.chain(unreadable).collect();
-        if entries.len() > self.limits.slots {
+        if entries.len() > self.limits.entries() {
             return Err(Error::Full { limit: self.limits.slots });
         }
         let written =

@@ -33,8 +33,11 @@ fn manifest(entries: impl IntoIterator<Item = Entry>) -> Manifest {
     manifest
 }
 
+/// The newest messages, each once.
 fn messages(manifest: &Manifest) -> Vec<&str> {
-    manifest.entries().map(Entry::message).collect()
+    let mut messages: Vec<_> = manifest.slots().map(|(_, held)| held.entry.message()).collect();
+    messages.dedup();
+    messages
 }
 
 fn decode(text: &str) -> Result<Manifest, Error> {
@@ -45,7 +48,7 @@ fn decode(text: &str) -> Result<Manifest, Error> {
 fn a_slot_holds_its_highest_version_byte_for_byte() {
     let newest = r#"{ "key":"a","version":3, "state": 1.50,"later":{"x":1} }"#;
     let mut manifest = manifest([state("a", 2, 2), entry(newest), state("b", 1, 1)]);
-    assert!(!manifest.fold(state("a", 1, 1)).expect("stale"), "what is older changes nothing");
+    assert!(manifest.fold(state("a", 1, 1)).expect("older"), "what is older is kept, for a way back");
     assert!(!manifest.fold(entry(newest)).expect("known"), "what is there changes nothing");
     assert_eq!(messages(&manifest), [newest, state("b", 1, 1).message()]);
     let again = Manifest::decode(&manifest.encode().expect("small"), &Limits::default()).expect("what it wrote");
@@ -152,6 +155,48 @@ fn what_is_no_manifest_is_told_from_what_is_too_new() {
 }
 
 #[test]
+fn a_slot_keeps_the_few_before_and_lets_them_go_for_want_of_room() {
+    let kept = |manifest: &Manifest| {
+        let slot = Slot::State("a".parse().expect("a key"));
+        manifest.kept(&slot).map(|held| held.rank.to_string()).collect::<Vec<_>>()
+    };
+    let versions = [3, 1, 5, 2, 4].map(|version| state("a", version, version));
+    let manifest = manifest(versions);
+    assert_eq!(kept(&manifest), ["5", "4", "3"]);
+    let again = Manifest::decode(&manifest.encode().expect("small"), &Limits::default()).expect("what it wrote");
+    assert_eq!(kept(&again), kept(&manifest));
+    let tight = Limits { bytes: 110, ..Limits::default() };
+    let small = Manifest { limits: tight.clone(), ..manifest };
+    let again = Manifest::decode(&small.encode().expect("the newest fits"), &tight).expect("what it wrote");
+    assert_eq!(kept(&again), ["5"]);
+}
+
+#[test]
+fn the_commands_about_a_slot_are_kept_and_of_its_pins_the_latest() {
+    let told = |second: u32, control: serde_json::Value| {
+        entry(json!({"control": control, "published_at": format!("2026-11-23T18:00:{second:02}Z")}))
+    };
+    let mut entries = vec![
+        told(1, json!({"action": "pin", "model": "m", "version": 1})),
+        told(2, json!({"action": "unpin", "model": "m"})),
+        told(3, json!({"action": "rollback", "model": "m", "version": 1, "from": 2})),
+        told(4, json!({"action": "revoke", "model": "m", "version": 2})),
+    ];
+    for _ in 0..4 {
+        entries.rotate_left(1);
+        let manifest = manifest(entries.clone());
+        let again = Manifest::decode(&manifest.encode().expect("small"), &Limits::default()).expect("what it wrote");
+        let slot = Slot::Model("m".parse().expect("a name"));
+        let codes: Vec<_> = again.controls(&slot).map(|control| control.action.code()).collect();
+        assert_eq!(codes, ["revoke", "rollback", "unpin"]);
+        assert_eq!(again.entries().count(), 3);
+        assert_eq!(again.slots().count(), 0, "nothing is to be served");
+    }
+    let vague = raw(r#"{"control":{"action":"rollback","model":"m"}}"#);
+    assert!(Entry::new(vague, None, &Limits::default().message).expect_err("vague").contains("name its versions"));
+}
+
+#[test]
 fn bytes_slots_and_entries_are_bounded() {
     let limits = Limits { bytes: 500, slots: 3, ..Limits::default() };
     let mut manifest = Manifest::new(limits.clone());
@@ -164,7 +209,7 @@ fn bytes_slots_and_entries_are_bounded() {
     manifest.fold(state("a", 2, "x".repeat(500))).expect("folded");
     assert!(matches!(manifest.encode(), Err(Error::TooLarge { limit: 500, .. })));
     assert!(matches!(Manifest::decode(&[b' '; 501], &limits), Err(Error::TooLarge { bytes: 501, .. })));
-    let many = r#"{"manifest":1,"entries":[0,0,0,0]}"#;
+    let many = format!(r#"{{"manifest":1,"entries":[{}0]}}"#, "0,".repeat(3 * (KEEP + 1)));
     assert!(matches!(Manifest::decode(many.as_bytes(), &limits), Err(Error::Broken(_))));
     // The real limits: a list of millions must not fill the memory.
     let millions = format!(r#"{{"manifest":1,"entries":[{}0]}}"#, "0,".repeat(2_000_000));
