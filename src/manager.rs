@@ -108,8 +108,8 @@ pub struct Manager {
     commands: mpsc::Receiver<Command>,
     /// Updates that were refused once for a reason of the moment: they are not said again.
     deferred: HashSet<u64>,
-    /// Whether it was said that the journal cannot be written.
-    full_disk: bool,
+    /// Slots whose way back waits for something to pass.
+    waiting: HashSet<Slot>,
 }
 
 /// A model being made ready.
@@ -125,6 +125,23 @@ enum Goal {
     Bring(u64),
     /// One that was served before.
     GoBack(Rank),
+}
+
+/// What a slot does next.
+enum Step {
+    Bring(Arc<Update>),
+    GoBack(Rank),
+    Withdraw,
+}
+
+impl Step {
+    fn goal(&self) -> Option<Goal> {
+        match self {
+            Self::Bring(update) => Some(Goal::Bring(update.id)),
+            Self::GoBack(rank) => Some(Goal::GoBack(rank.clone())),
+            Self::Withdraw => None,
+        }
+    }
 }
 
 /// The end of a model's way to readiness.
@@ -204,7 +221,7 @@ impl Manager {
             handle,
             commands,
             deferred: HashSet::new(),
-            full_disk: false,
+            waiting: HashSet::new(),
         })
     }
 
@@ -248,7 +265,10 @@ impl Manager {
                     }
                     None => break,
                 },
-                _ = retry.tick() => self.books.values_mut().for_each(Book::revive),
+                _ = retry.tick() => {
+                    self.waiting.clear();
+                    self.books.values_mut().for_each(Book::revive);
+                }
                 () = &mut grace, if restored && !self.ready => {
                     self.become_ready("from the last known good; the stream has not caught up yet", Bootstrapped::Journal);
                 }
@@ -275,39 +295,35 @@ impl Manager {
 
     /// Starts the work that each slot's wish needs, and ends what is not wished for any more.
     fn advance(&mut self) {
-        let mut errands = Vec::new();
-        let mut wanted = HashMap::new();
+        let mut steps = Vec::new();
         for (slot, book) in &self.books {
-            match book.wish() {
+            let step = match book.wish() {
                 // Until the end of the stream is known, what comes is only folded, not loaded.
-                Wish::Bring(update) if self.caught_up => {
-                    wanted.insert(slot, Goal::Bring(update.id));
-                    errands.push((slot.clone(), Some(Goal::Bring(update.id)), Some(Arc::clone(update))));
-                }
-                Wish::GoBack(mark) => {
-                    wanted.insert(slot, Goal::GoBack(mark.rank.clone()));
-                    errands.push((slot.clone(), Some(Goal::GoBack(mark.rank.clone())), None));
-                }
-                Wish::Withdraw => errands.push((slot.clone(), None, None)),
-                Wish::Bring(_) | Wish::Stay | Wish::Await => {}
-            }
+                Wish::Bring(update) if self.caught_up => Step::Bring(Arc::clone(update)),
+                Wish::GoBack(mark) if !self.waiting.contains(slot) => Step::GoBack(mark.rank.clone()),
+                Wish::Withdraw => Step::Withdraw,
+                Wish::Bring(_) | Wish::GoBack(_) | Wish::Stay | Wish::Await => continue,
+            };
+            steps.push((slot.clone(), step));
         }
+        let goals: HashMap<&Slot, Goal> = steps.iter().filter_map(|(slot, step)| Some((slot, step.goal()?))).collect();
         // Newest wins: what is under way and not wanted now stays a candidate, should the newer one fail.
         self.work.retain(|slot, work| {
-            let goes_on = wanted.get(slot) == Some(&work.goal);
+            let goes_on = goals.get(slot) == Some(&work.goal);
             if !goes_on {
                 work.abort.abort();
             }
             goes_on
         });
-        for (slot, goal, update) in errands {
-            match (goal, update) {
-                (Some(goal), _) if self.work.get(&slot).is_some_and(|work| work.goal == goal) => {}
-                (Some(_), Some(update)) => self.bring(slot, update),
-                (Some(Goal::GoBack(rank)), _) => self.go_back(&slot, &rank),
-                _ => self.withdraw(&slot),
+        for (slot, step) in steps {
+            match step {
+                Step::Bring(_) | Step::GoBack(_) if self.work.contains_key(&slot) => {}
+                Step::Bring(update) => self.bring(slot, update),
+                Step::GoBack(rank) => self.go_back(&slot, &rank),
+                Step::Withdraw => self.withdraw(&slot),
             }
         }
+        self.awaited.retain(|slot| self.work.contains_key(slot));
         if let Some(slot) = self.awaited.iter().next().filter(|_| !self.ready) {
             self.status.waiting_for(format!("{slot} is being loaded"));
         }
@@ -356,9 +372,6 @@ impl Manager {
             (Errand::Bring(update), Err(refusal)) => self.refuse(&update, &refusal, stages),
             (Errand::GoBack(saved), Ok((_, warm))) => self.commit_model_again(*saved, warm, stages),
             (Errand::GoBack(saved), Err(refusal)) => self.lose(&saved, &refusal),
-        }
-        if self.books.get(&slot).is_none_or(|book| book.aspired().is_none()) {
-            self.awaited.remove(&slot);
         }
     }
 

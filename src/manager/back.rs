@@ -80,7 +80,6 @@ impl Manager {
             self.note_full_disk(slot, &error);
             return;
         }
-        self.full_disk = false;
         stages.insert("persist", begun.elapsed().as_secs_f64());
         let begun = Instant::now();
         let next = next(&self.swapper.snapshot());
@@ -141,6 +140,11 @@ impl Manager {
 
     /// What was kept cannot be served: the next best gets its turn.
     pub(super) fn lose(&mut self, saved: &Saved, refusal: &Refusal) {
+        if refusal.reason == "disk" {
+            self.waiting.insert(saved.slot.clone());
+            tracing::warn!(slot = %saved.slot, "the way back waits for room on the disk: {refusal}");
+            return;
+        }
         self.metrics.rejections.get(&[refusal.reason]).increment(1);
         let (slot, version) = (&saved.slot, &saved.rank);
         tracing::warn!(%slot, %version, reason = refusal.reason, "what was kept cannot be served again: {refusal}");
@@ -157,9 +161,8 @@ impl Manager {
     }
 
     fn note_full_disk(&mut self, slot: &Slot, error: &std::io::Error) {
-        if !std::mem::replace(&mut self.full_disk, true) {
-            tracing::warn!(%slot, %error, "the journal cannot be written: the way back waits for room on the disk");
-        }
+        self.waiting.insert(slot.clone());
+        tracing::warn!(%slot, %error, "the journal cannot be written: the way back waits for room on the disk");
     }
 }
 
