@@ -242,6 +242,7 @@ impl<T: Clone> Book<T> {
     }
 
     /// The candidate to work on.
+    #[cfg(test)]
     pub fn aspired(&self) -> Option<&T> {
         match self.wish() {
             Wish::Bring(update) => Some(update),
