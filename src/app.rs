@@ -162,6 +162,7 @@ impl App {
             limits: Limits {
                 payload_bytes: config.message.max_bytes,
                 require_digest: config.message.require_digest,
+                trust: config.message.trust,
                 ..Limits::default()
             },
             max_artifact: config.store.max_artifact,
