@@ -204,6 +204,7 @@ impl Manager {
                 return;
             }
         };
+        self.metrics.signatures.get(&[notification.signers.code()]).increment(1);
         if notification.id.is_some() && !self.recent.insert(&record.data) {
             self.count_slots(&notification, "duplicate");
             return;
@@ -426,6 +427,7 @@ impl Manager {
             sequence_number: Some(update.record.position.sequence.to_string()),
             publish_to_serving_seconds: update.live.then_some(fresh),
             stages,
+            signers: update.notification.signers.verified().to_vec(),
             ..Entry::new("applied", served)
         };
         #[expect(clippy::cast_possible_truncation, reason = "milliseconds for a person")]
@@ -435,6 +437,7 @@ impl Manager {
             versions = %entry.versions.join(" and "),
             digest = digest.map(|digest| digest.short()),
             publish_to_serving_ms,
+            signers = (!entry.signers.is_empty()).then(|| tracing::field::debug(&entry.signers)),
             "swapped in"
         );
         self.status.record(entry);

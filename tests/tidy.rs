@@ -17,7 +17,8 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Imports within the first row, which all others stand on.
-const WITHIN_THE_FIRST_ROW: &[(&str, &str)] = &[("trust", "id"), ("config", "id"), ("config", "trust"), ("status", "id"), ("aws", "error")];
+const WITHIN_THE_FIRST_ROW: &[(&str, &str)] =
+    &[("trust", "id"), ("config", "id"), ("config", "trust"), ("status", "id"), ("aws", "error")];
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

@@ -65,7 +65,8 @@ pub fn decode_at(data: &Bytes, limits: &Limits, at: Timestamp) -> Result<Notific
             return Err(unsigned(required));
         }
         if let Some((slot, _)) = notification.slots().find(|(_, version)| version.is_none()) {
-            let detail = format!("{slot} is signed without a version: whoever writes to the stream could play it again");
+            let detail =
+                format!("{slot} is signed without a version: whoever writes to the stream could play it again");
             return Err(Rejection::new(Reason::Unversioned, detail));
         }
     }

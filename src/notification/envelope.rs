@@ -13,8 +13,8 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::alphabet;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
@@ -223,3 +223,6 @@ pub(super) fn event(text: &[u8]) -> Result<Event<'_>, Rejection> {
 fn schema(detail: impl Into<String>) -> Rejection {
     Rejection::new(Reason::Schema, detail)
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,7 +119,8 @@ impl FromStr for Pattern {
             "state" => name.parse::<StateKey>().is_ok(),
             _ => return Err(wrong()),
         };
-        if !is_name && !(is_prefix && name.is_empty()) {
+        let is_all = is_prefix && name.is_empty();
+        if !is_name && !is_all {
             return Err(wrong());
         }
         let kind = if kind == "model" { "model" } else { "state" };

@@ -72,10 +72,8 @@ fn keys_and_signatures_are_those_of_rfc_8032() {
     let key = SigningKey::from_pem(&pem).expect("a key");
     let public = hex("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c");
     assert_eq!(key.public().to_string(), base64::engine::general_purpose::STANDARD.encode(public));
-    let signature = hex(
-        "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da\
-         085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
-    );
+    let signature = hex("92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da\
+         085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00");
     assert_eq!(key.sign(&[0x72]), signature);
     assert!(key.public().verify(&[0x72], &signature));
     assert_eq!(key.to_pem().expect("a key"), pem, "as OpenSSL writes it");
@@ -183,7 +181,10 @@ fn a_keyring_is_read_as_toml_and_as_json_and_its_faults_are_said() {
 
 #[test]
 fn each_fault_of_a_signature_has_its_kind() {
-    let trust = trust(1, &[(1, ""), (2, "slots = [\"model/fraud\", \"state/eu-*\"]"), (3, "not_after = \"2026-11-01T00:00:00Z\"")]);
+    let trust = trust(
+        1,
+        &[(1, ""), (2, "slots = [\"model/fraud\", \"state/eu-*\"]"), (3, "not_after = \"2026-11-01T00:00:00Z\"")],
+    );
     let (one, two, three, stranger) = (key(1), key(2), key(3), key(9));
     let good = sign(&one, MESSAGE);
     assert_eq!(judge(&trust, std::slice::from_ref(&good), &["model/iris"]), Ok(1));

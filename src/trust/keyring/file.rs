@@ -63,7 +63,9 @@ impl Entry {
         let scope = match slots {
             None => None,
             Some(slots) if slots.is_empty() => {
-                return Err(Invalid::new("slots is empty, so that it may sign nothing: leave slots out for everything"));
+                return Err(Invalid::new(
+                    "slots is empty, so that it may sign nothing: leave slots out for everything",
+                ));
             }
             Some(slots) => Some(slots.iter().map(|slot| slot.parse()).collect::<Result<_, _>>()?),
         };
