@@ -18,3 +18,4 @@ mod start;
 mod stream;
 mod swap;
 mod tidy;
+mod trust;

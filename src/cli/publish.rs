@@ -65,7 +65,7 @@ struct Model {
     /// Its format [default: told from its first bytes]
     #[arg(long)]
     format: Option<Format>,
-    /// Put the model itself into the message: for models under about 700 kB
+    /// Put the model itself into the message: for models under about 700 kB, or 500 kB if it is signed
     #[arg(long)]
     inline: bool,
     /// Where to upload it

@@ -31,3 +31,33 @@ pub(super) fn from_settings(settings: &Settings) -> Result<Option<Arc<Trust>>, E
     }
     Ok(Some(Arc::new(Trust::new(keyring, required))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::SigningKey;
+
+    #[test]
+    fn keys_are_held_against_everything_unless_the_operator_says_otherwise() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let key = SigningKey::generate().expect("random bytes");
+        std::fs::write(file.path(), format!("[[keys]]\npublic = \"{}\"", key.public())).expect("writable");
+        let keys = Some(file.path().to_owned());
+        let judge = |trusted_keys: &Option<_>, require_signature, allow_unverified| {
+            let trusted_keys = trusted_keys.clone();
+            let settings = Settings { trusted_keys, require_signature, allow_unverified, ..Settings::default() };
+            from_settings(&settings).map(|trust| trust.map(|trust| trust.required())).map_err(|error| error.setting)
+        };
+        assert_eq!(judge(&None, None, Some(true)), Ok(None));
+        assert_eq!(judge(&None, Some(Required::Off), None), Ok(None));
+        assert_eq!(judge(&None, Some(Required::Model), None), Err(KEYS.to_owned()));
+        assert_eq!(judge(&keys, None, None), Ok(Some(Required::All)));
+        assert_eq!(judge(&keys, Some(Required::Model), None), Ok(Some(Required::Model)));
+        assert_eq!(judge(&keys, Some(Required::Off), Some(true)), Ok(Some(Required::Off)));
+        let waived = judge(&keys, None, Some(true)).expect_err("contradictory");
+        assert!(waived.contains("--allow-unverified"), "{waived}");
+        assert_eq!(judge(&Some("/nonexistent".into()), Some(Required::Off), None), Err(KEYS.to_owned()));
+        std::fs::write(file.path(), "").expect("writable");
+        assert_eq!(judge(&keys, None, None), Err(KEYS.to_owned()), "an empty keyring is no keyring");
+    }
+}

@@ -123,7 +123,7 @@ fn base64(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
 }
 
 /// Puts a message into a DSSE envelope, signed with each of the keys, byte for byte as it is.
-pub fn seal(message: &[u8], keys: &[SigningKey]) -> Result<Vec<u8>, serde_json::Error> {
+pub fn seal<'a>(message: &[u8], keys: impl IntoIterator<Item = &'a SigningKey>) -> Result<Vec<u8>, serde_json::Error> {
     #[derive(Serialize)]
     struct Out {
         #[serde(rename = "payloadType")]
@@ -142,7 +142,7 @@ pub fn seal(message: &[u8], keys: &[SigningKey]) -> Result<Vec<u8>, serde_json::
     serde_json::to_vec(&Out {
         payload_type: PAYLOAD_TYPE,
         payload: STANDARD.encode(message),
-        signatures: keys.iter().map(signature).collect(),
+        signatures: keys.into_iter().map(signature).collect(),
     })
 }
 

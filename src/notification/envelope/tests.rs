@@ -133,7 +133,7 @@ fn a_key_signs_for_its_slots_and_in_its_time() {
     let limits = trust(&[&ours], "slots = [\"model/fraud\"]\nnot_after = \"2026-11-01T00:00:00Z\"", Required::All);
     let at = |text: &str| text.parse::<Timestamp>().expect("a time");
     let judge = |message: &str, time: &str| {
-        let sealed = seal(message.as_bytes(), std::slice::from_ref(&ours)).expect("to memory");
+        let sealed = seal(message.as_bytes(), [&ours]).expect("to memory");
         decode_at(&sealed.into(), &limits, at(time)).map(|_| ()).map_err(|rejection| rejection.reason)
     };
     let inline = model(r#""inline":"YQ==""#);
@@ -146,7 +146,7 @@ fn a_key_signs_for_its_slots_and_in_its_time() {
 #[test]
 fn where_signatures_are_required_nothing_that_binds_may_be_left_out() {
     let ours = key();
-    let sealed = |message: &str| seal(message.as_bytes(), std::slice::from_ref(&ours)).expect("to memory");
+    let sealed = |message: &str| seal(message.as_bytes(), [&ours]).expect("to memory");
     let (at_uri, unversioned) = (model(r#""uri":"s3://bucket/key""#), r#"{"state":1}"#);
     for required in [Required::Off, Required::Model, Required::All] {
         // Waived by --allow-unverified, which cannot stand beside a requirement.
