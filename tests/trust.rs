@@ -1,6 +1,6 @@
 //! Signatures: what nobody trusted has signed changes nothing, and is refused before any of it is fetched or parsed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hotserve::aws::Retries;
 use hotserve::config::{HumanDuration, ManifestUri};
@@ -30,9 +30,9 @@ fn keyring(cloud: &Cloud, text: impl AsRef<[u8]>) -> PathBuf {
     path
 }
 
-async fn server(cloud: &Cloud, required: Required, keyring: &PathBuf) -> Server {
+async fn server(cloud: &Cloud, required: Required, keyring: &Path) -> Server {
     let server = cloud.server_with(|settings| {
-        settings.trusted_keys = Some(keyring.clone());
+        settings.trusted_keys = Some(keyring.to_owned());
         settings.require_signature = Some(required);
     });
     server.await.ready().await
