@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotserve_models::Loaders;
+use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -31,6 +32,7 @@ use crate::status::Status;
 use crate::store::cache::OpenError;
 use crate::store::s3::S3Store;
 use crate::store::{Cache, Fetcher, Store};
+use crate::trust::{Required, Trust};
 
 /// How many pages of records, of up to 10 MiB each, may wait for the manager.
 const OUTLET: usize = 4;
@@ -140,6 +142,18 @@ impl Drop for Background {
     }
 }
 
+/// Says whom the server trusts, as far as the log of its start should.
+fn say(trust: &Trust) {
+    let (keyring, required) = (trust.keyring(), trust.required());
+    let ids: Vec<_> = keyring.keys().iter().map(|key| key.id().as_str()).collect();
+    let needed = keyring.threshold();
+    tracing::info!(%required, needed, keys = ids.join(" "), "messages are checked against the trusted keys");
+    let now = Timestamp::now();
+    for key in keyring.keys().iter().filter(|key| key.is_expired(now)) {
+        tracing::warn!(key = %key.id(), "its not_after has passed: what it signs is refused");
+    }
+}
+
 impl App {
     /// Makes all parts and binds the port; nothing runs yet.
     pub async fn bind(config: Config, adapters: Adapters, boards: Boards) -> Result<Self, Error> {
@@ -158,10 +172,19 @@ impl App {
         let key = StateKey::default();
         let initial = ServedState::new(key.clone(), Rank::Initial, &config.initial_state, None);
         let (serving, swapper) = Serving::new(Snapshot::default().with(vec![initial], vec![]));
+        if let Some(trust) = &config.message.trust {
+            say(trust);
+            metrics.signature_required.set(match trust.required() {
+                Required::Off => 0.0,
+                Required::Model => 1.0,
+                Required::All => 2.0,
+            });
+        }
         let options = manager::Options {
             limits: Limits {
                 payload_bytes: config.message.max_bytes,
                 require_digest: config.message.require_digest,
+                trust: config.message.trust,
                 ..Limits::default()
             },
             max_artifact: config.store.max_artifact,

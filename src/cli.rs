@@ -4,6 +4,7 @@ mod consumers;
 #[cfg(feature = "embedded")]
 mod dev;
 mod doctor;
+mod keygen;
 mod manifest;
 mod paint;
 mod publish;
@@ -47,6 +48,8 @@ enum Command {
     Consumers(consumers::Args),
     /// Check what a server needs of AWS, and say what is wrong with its cure
     Doctor(doctor::Args),
+    /// Make a key to sign messages with, and print the lines by which servers trust it
+    Keygen(keygen::Args),
 }
 
 impl Command {
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
             Command::Tail(args) => tail::run(args).await?,
             Command::Consumers(args) => consumers::run(args).await?,
             Command::Doctor(args) => return doctor::run(args).await,
+            Command::Keygen(args) => keygen::run(&args)?,
         }
         Ok(ExitCode::SUCCESS)
     });

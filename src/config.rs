@@ -5,11 +5,13 @@
 
 mod manifest_uri;
 mod stream;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -19,6 +21,7 @@ use serde_json::value::RawValue;
 pub use self::manifest_uri::ManifestUri;
 pub use self::stream::{ConsumerMode, StartAt, StreamConfig};
 use crate::id::{ModelName, Slot, Version};
+use crate::trust::{Required, Trust};
 
 /// A setting that is missing or wrong: which one, what is wrong, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +118,12 @@ pub struct Settings {
     /// Threads for predictions too dear for the threads that answer [default: the number of cores]
     #[arg(long, env = "HOTSERVE_COMPUTE_THREADS", value_name = "N")]
     pub compute_threads: Option<usize>,
+    /// File with the keys that may sign messages, as hotserve keygen prints them
+    #[arg(long, env = "HOTSERVE_TRUSTED_KEYS", value_name = "FILE")]
+    pub trusted_keys: Option<PathBuf>,
+    /// What must be signed: off, model (all but states) or all [default: all with --trusted-keys, else off]
+    #[arg(long, env = "HOTSERVE_REQUIRE_SIGNATURE", num_args = 0..=1, default_missing_value = "all", value_name = "WHAT")]
+    pub require_signature: Option<Required>,
 }
 
 impl Settings {
@@ -152,12 +161,15 @@ impl Settings {
             request_timeout: self.request_timeout.or(other.request_timeout),
             drain: self.drain.or(other.drain),
             compute_threads: self.compute_threads.or(other.compute_threads),
+            trusted_keys: self.trusted_keys.or(other.trusted_keys),
+            require_signature: self.require_signature.or(other.require_signature),
         }
     }
 
     /// Checks every setting and fills in the defaults.
     pub fn validate(self) -> Result<Config, Error> {
         let stream = StreamConfig::from_settings(&self)?;
+        let trust = trust::from_settings(&self)?;
         let initial_state = self.initial_state.unwrap_or_else(|| "0".to_owned());
         let initial_state = RawValue::from_string(initial_state)
             .map_err(|error| Error::new("--initial-state (HOTSERVE_INITIAL_STATE)", format!("not JSON: {error}")))?;
@@ -189,6 +201,7 @@ impl Settings {
             message: MessageConfig {
                 max_bytes: usize::try_from(self.max_message.map_or(10 << 20, |size| size.0)).unwrap_or(usize::MAX),
                 require_digest: !self.allow_unverified.unwrap_or(false),
+                trust,
             },
             http: HttpConfig {
                 listen: SocketAddr::new(self.host.unwrap_or(IpAddr::from([0, 0, 0, 0])), self.port.unwrap_or(8000)),
@@ -280,6 +293,8 @@ pub struct MessageConfig {
     pub max_bytes: usize,
     /// Whether a model at a URI must carry its digest and size.
     pub require_digest: bool,
+    /// The keys that may sign messages, and what must be signed.
+    pub trust: Option<Arc<Trust>>,
 }
 
 /// The HTTP interface.
@@ -398,7 +413,7 @@ macro_rules! deserialize_from_text {
         }
     )*};
 }
-deserialize_from_text!(HumanDuration, Size, StartAt);
+deserialize_from_text!(HumanDuration, Size, StartAt, Required);
 
 #[cfg(test)]
 mod tests {

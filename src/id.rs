@@ -115,6 +115,13 @@ text_id!(
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 );
 
+text_id!(
+    /// The id of a signing key: what a signature says it was made with.
+    KeyId, "key id", "1 to 128 visible ASCII characters without quotes and backslashes",
+    |text| (1..=128).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\'' | b'\\'))
+);
+
 impl StateKey {
     /// The key of a message that names none, shown at `GET /state`.
     pub const DEFAULT: &'static str = "default";

@@ -12,6 +12,7 @@
 //! explains the words, the invariants, and the way of one record.
 
 pub mod id;
+pub mod trust;
 pub mod config;
 pub mod metrics;
 pub mod status;

@@ -111,6 +111,12 @@ pub const REJECTIONS: &[&str] = &[
     "rolled_back",
     "revoked",
     "quarantined",
+    "unsigned",
+    "bad_signature",
+    "unknown_key",
+    "key_expired",
+    "key_scope",
+    "threshold",
 ];
 /// The routes of the HTTP interface, as matched.
 pub const ROUTES: &[&str] = &[
@@ -131,6 +137,7 @@ pub const ROUTES: &[&str] = &[
 pub const STATUSES: &[&str] = &["200", "304", "400", "404", "405", "408", "413", "422", "500", "503", "other"];
 const POLLS: &[&str] = &["ok", "throttled", "expired", "invalid", "not_found", "denied", "failed"];
 const MANIFEST_READS: &[&str] = &["changed", "unchanged", "absent", "failed"];
+const SIGNATURES: &[&str] = &["none", "unchecked", "good"];
 const PREDICT_ERRORS: &[&str] = &["bad_input", "no_model", "failed", "overloaded"];
 
 /// Every metric of a server.
@@ -335,6 +342,18 @@ pub const TABLE: &[Spec] = &[
         &[("key", &[])],
     ),
     spec("hotserve_build_info", Kind::Scraped, "1, with the version of the program", &[("version", &[])]),
+    spec(
+        "hotserve_signature_required",
+        Kind::Gauge,
+        "What must be signed to be taken: 0 nothing, 1 all but states, 2 everything",
+        &[],
+    ),
+    spec(
+        "hotserve_signatures_total",
+        Kind::Counter,
+        "Messages that were let through, by their signatures: none, unchecked (the server has no keys), good",
+        &[("signature", SIGNATURES)],
+    ),
 ];
 
 /// Counters of one metric, one for each combination of its labels' values.
@@ -405,6 +424,8 @@ pub struct Metrics {
     pub predict_duration: Histogram,
     pub predict_queue_depth: Gauge,
     pub predict_errors: Counters,
+    pub signature_required: Gauge,
+    pub signatures: Counters,
 }
 
 const METADATA: Metadata<'static> = Metadata::new("hotserve", Level::INFO, None);
@@ -460,6 +481,8 @@ impl Metrics {
             predict_duration: histogram(r, "hotserve_predict_duration_seconds"),
             predict_queue_depth: gauge(r, "hotserve_predict_queue_depth"),
             predict_errors: counters(r, "hotserve_predict_errors_total"),
+            signature_required: gauge(r, "hotserve_signature_required"),
+            signatures: counters(r, "hotserve_signatures_total"),
             handle: recorder.handle(),
             process,
             recorder,

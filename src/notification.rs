@@ -2,17 +2,21 @@
 //!
 //! ```text
 //!   record ─► payload::inflate ─► strict::check ─► decode ─► Notification
-//!                  │                   │              │
-//!                  └───────────────────┴──────────────┴────► Rejection { reason, detail }
+//!               ▲  │                   │              │
+//!               │  └───────────────────┴──────────────┴────► Rejection { reason, detail }
+//!               └── envelope::open, and the signatures, once
 //! ```
 //!
 //! The bytes are hostile. Every step is bounded (size, ratio, depth) and ends in a typed [`Rejection`], never a panic.
 
 mod control;
 mod decode;
+pub mod envelope;
 mod payload;
 mod strict;
 pub mod uri;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hotserve_models::{Golden, Signature};
@@ -21,11 +25,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::shorten;
-use crate::id::{Digest, Format, MessageId, ModelName, Slot, StateKey, Version};
+use crate::id::{Digest, Format, KeyId, MessageId, ModelName, Slot, StateKey, Version};
+use crate::trust::{Fault, FaultKind, Required, Trust};
 
 pub use control::{Action, Control};
 pub(crate) use decode::KPL_MAGIC;
-pub use decode::decode;
+pub use decode::{decode, decode_at};
 pub use payload::{inflate, plain};
 pub use uri::ArtifactUri;
 
@@ -44,6 +49,39 @@ pub struct Notification {
     pub model: Option<ModelUpdate>,
     /// A command about a slot; it comes alone.
     pub control: Option<Control>,
+    /// Who signed it.
+    pub signers: Signers,
+}
+
+/// Who signed a message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Signers {
+    /// Nobody.
+    #[default]
+    None,
+    /// These, as the message says: whoever decoded it had no keys to check that.
+    Claimed(Vec<KeyId>),
+    /// These: their keys are trusted, and their signatures are good.
+    Verified(Vec<KeyId>),
+}
+
+impl Signers {
+    /// Whose signatures were found good.
+    pub fn verified(&self) -> &[KeyId] {
+        match self {
+            Self::Verified(keys) => keys,
+            Self::None | Self::Claimed(_) => &[],
+        }
+    }
+
+    /// The metric's label.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Claimed(_) => "unchecked",
+            Self::Verified(_) => "good",
+        }
+    }
 }
 
 impl Notification {
@@ -140,13 +178,21 @@ pub struct Limits {
     pub inflate_ratio: usize,
     /// The deepest nesting of arrays and objects.
     pub depth: usize,
-    /// Whether a model at a URI must carry its digest and size.
+    /// Whether a model at a URI must carry its digest and size. Where signatures are required, it must in any case.
     pub require_digest: bool,
+    /// The keys that signatures are checked with. Without keys they are not, and nothing need be signed.
+    pub trust: Option<Arc<Trust>>,
+}
+
+impl Limits {
+    fn requires_signatures(&self) -> Required {
+        self.trust.as_ref().map_or(Required::Off, |trust| trust.required())
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { payload_bytes: 10 << 20, inflate_ratio: 200, depth: 32, require_digest: true }
+        Self { payload_bytes: 10 << 20, inflate_ratio: 200, depth: 32, require_digest: true, trust: None }
     }
 }
 
@@ -163,6 +209,19 @@ pub struct Rejection {
 impl Rejection {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: shorten(detail.into()) }
+    }
+}
+
+impl From<Fault> for Rejection {
+    fn from(fault: Fault) -> Self {
+        let reason = match fault.kind {
+            FaultKind::BadSignature => Reason::BadSignature,
+            FaultKind::UnknownKey => Reason::UnknownKey,
+            FaultKind::KeyExpired => Reason::KeyExpired,
+            FaultKind::KeyScope => Reason::KeyScope,
+            FaultKind::Threshold => Reason::Threshold,
+        };
+        Self::new(reason, fault.detail)
     }
 }
 
@@ -187,11 +246,25 @@ pub enum Reason {
     MustUnderstand,
     /// The artifact's URI is malformed.
     Uri,
+    /// Not signed, where it must be.
+    Unsigned,
+    /// A trusted key is named, and did not sign these bytes.
+    BadSignature,
+    /// Signed, but by no key that is trusted.
+    UnknownKey,
+    /// Signed with a key whose time is over.
+    KeyExpired,
+    /// Signed with a key that may not sign for this slot.
+    KeyScope,
+    /// Signed by fewer keys than are needed.
+    Threshold,
+    /// Signed as required, but without a version: anybody could play it again.
+    Unversioned,
 }
 
 impl Reason {
     /// Every kind, for the metrics.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 16] = [
         Self::NotJson,
         Self::TooLarge,
         Self::Inflate,
@@ -201,6 +274,13 @@ impl Reason {
         Self::UnknownKind,
         Self::MustUnderstand,
         Self::Uri,
+        Self::Unsigned,
+        Self::BadSignature,
+        Self::UnknownKey,
+        Self::KeyExpired,
+        Self::KeyScope,
+        Self::Threshold,
+        Self::Unversioned,
     ];
 
     /// The metric's label.
@@ -215,6 +295,13 @@ impl Reason {
             Self::UnknownKind => "unknown_kind",
             Self::MustUnderstand => "must_understand",
             Self::Uri => "uri",
+            Self::Unsigned => "unsigned",
+            Self::BadSignature => "bad_signature",
+            Self::UnknownKey => "unknown_key",
+            Self::KeyExpired => "key_expired",
+            Self::KeyScope => "key_scope",
+            Self::Threshold => "threshold",
+            Self::Unversioned => "unversioned",
         }
     }
 }

@@ -23,6 +23,8 @@ use crate::id::{Digest, Slot, Version};
 use crate::manifest::object::ManifestObject;
 use crate::manifest::update::{Change, update};
 use crate::manifest::{self, Entry, Manifest};
+use crate::notification::envelope;
+use crate::trust::SigningKey;
 
 /// The largest message, with its partition key: Kinesis' own limit, unless a stream is set to allow more.
 pub const MAX_MESSAGE: usize = 1 << 20;
@@ -33,6 +35,8 @@ pub struct Publisher {
     s3: aws_sdk_s3::Client,
     stream: String,
     manifest: Option<ManifestObject>,
+    /// The keys that sign everything.
+    signing_keys: Vec<SigningKey>,
 }
 
 /// What was published.
@@ -96,6 +100,15 @@ pub enum Error {
     /// The message says something that no server would take.
     #[error("the message is not one that a server takes: {0}")]
     Message(String),
+    /// What is signed would be good for ever.
+    #[error(
+        "{slot} is to be signed, and has no version: without one, whoever can write to the stream could publish it \
+         again; give --version, or --manifest to have the next one"
+    )]
+    SignedWithoutVersion {
+        /// The slot.
+        slot: Slot,
+    },
     /// The manifest could not be written.
     #[error("enter it into the manifest (nothing was announced)")]
     Manifest(#[from] manifest::Error),
@@ -149,7 +162,8 @@ impl Publisher {
     /// A publisher to this stream.
     pub fn new(aws: &Aws, stream: String) -> Self {
         let clock = Arc::new(ServerClock::default());
-        Self { kinesis: aws.kinesis(Retries::Standard, &clock), s3: aws.s3(Retries::Standard), stream, manifest: None }
+        let (kinesis, s3) = (aws.kinesis(Retries::Standard, &clock), aws.s3(Retries::Standard));
+        Self { kinesis, s3, stream, manifest: None, signing_keys: Vec::new() }
     }
 
     /// The same, that enters everything into a manifest before it is announced.
@@ -158,12 +172,21 @@ impl Publisher {
         Self { manifest, ..self }
     }
 
+    /// The same, that signs everything with these keys.
+    #[must_use]
+    pub fn with_signing_keys(self, signing_keys: Vec<SigningKey>) -> Self {
+        Self { signing_keys, ..self }
+    }
+
     /// Enters a draft into the manifest, if there is one, and announces it.
     pub async fn publish(&self, draft: Draft) -> Result<Published, Error> {
         // Before the manifest is written: what is in it must be announceable.
-        check_size(&draft.partition_key(), &render(&draft)?)?;
+        check_size(&draft.partition_key(), &self.render(&draft)?)?;
         let Some(object) = &self.manifest else {
-            let receipt = self.announce(&draft.partition_key(), &render(&draft)?).await?;
+            if !self.signing_keys.is_empty() && draft.version().is_none() {
+                return Err(Error::SignedWithoutVersion { slot: draft.slot() });
+            }
+            let receipt = self.announce(&draft.partition_key(), &self.render(&draft)?).await?;
             return Ok(Published { version: draft.version(), assigned: false, receipt });
         };
         let assigned = draft.version().is_none();
@@ -172,11 +195,11 @@ impl Publisher {
         let draft = update(object, &limits, |manifest| {
             manifest.belongs_to(&self.stream)?;
             // An answer that was lost: what looks like somebody else's write is the one from before.
-            if let Some(before) = tried.take().filter(|before| holds(manifest, before)) {
+            if let Some(before) = tried.take().filter(|before| self.is_held(manifest, before)) {
                 return Ok((before, Change::Leave));
             }
             let draft = versioned(&draft, manifest)?;
-            let text = String::from_utf8(render(&draft)?).map_err(|error| Error::Message(error.to_string()))?;
+            let text = String::from_utf8(self.render(&draft)?).map_err(|error| Error::Message(error.to_string()))?;
             let message = RawValue::from_string(text).map_err(|error| Error::Message(error.to_string()))?;
             let entry = Entry::new(message, None, &limits.message).map_err(Error::Message)?;
             let change = if manifest.fold(entry)? { Change::Write } else { Change::Leave };
@@ -185,13 +208,30 @@ impl Publisher {
         })
         .await?;
         let version = draft.version();
-        match (self.announce(&draft.partition_key(), &render(&draft)?).await, version) {
+        match (self.announce(&draft.partition_key(), &self.render(&draft)?).await, version) {
             (Ok(receipt), _) => Ok(Published { version, assigned, receipt }),
             (Err(error), Some(version)) => {
                 Err(Error::NotAnnounced { slot: draft.slot(), version, source: Box::new(error) })
             }
             (Err(error), None) => Err(error),
         }
+    }
+
+    /// The message as it is published. The same draft gives the same bytes, for Ed25519 has no chance in it.
+    fn render(&self, draft: &Draft) -> Result<Vec<u8>, Error> {
+        let broken = |error: serde_json::Error| Error::Message(error.to_string());
+        let message = serde_json::to_vec(draft).map_err(broken)?;
+        if self.signing_keys.is_empty() {
+            Ok(message)
+        } else {
+            envelope::seal(&message, &self.signing_keys).map_err(broken)
+        }
+    }
+
+    /// Whether the manifest holds this very message.
+    fn is_held(&self, manifest: &Manifest, draft: &Draft) -> bool {
+        let message = self.render(draft).unwrap_or_default();
+        manifest.held(&draft.slot()).is_some_and(|held| held.entry.message().as_bytes() == message)
     }
 
     /// Puts a message. Messages with the same partition key keep their order.
@@ -287,16 +327,6 @@ fn check_size(partition_key: &str, message: &[u8]) -> Result<(), Error> {
         return Err(Error::TooLarge { bytes: message.len() });
     }
     Ok(())
-}
-
-fn render(draft: &Draft) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(draft).map_err(|error| Error::Message(error.to_string()))
-}
-
-/// Whether the manifest holds this very message.
-fn holds(manifest: &Manifest, draft: &Draft) -> bool {
-    let message = render(draft).unwrap_or_default();
-    manifest.held(&draft.slot()).is_some_and(|held| held.entry.message().as_bytes() == message)
 }
 
 /// The draft with a version: its own, if that is news, else the one after the manifest's.

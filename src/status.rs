@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::id::{ShardId, Slot};
+use crate::id::{KeyId, ShardId, Slot};
 
 /// How many entries `/history` keeps.
 const HISTORY: usize = 500;
@@ -174,6 +174,9 @@ pub struct Entry {
     /// Seconds from publication to serving.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub publish_to_serving_seconds: Option<f64>,
+    /// Whose signatures were good.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub signers: Vec<KeyId>,
 }
 
 impl Entry {
@@ -193,6 +196,7 @@ impl Entry {
             digest: None,
             stages: BTreeMap::new(),
             publish_to_serving_seconds: None,
+            signers: Vec::new(),
         }
     }
 }

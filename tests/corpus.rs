@@ -1,9 +1,12 @@
 //! What fuzzing has found (`scripts/fuzz`) goes through the decoders once more: none panics, and each keeps its promises.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use hotserve::manifest::{self, Manifest};
 use hotserve::notification::{Limits, decode};
 use hotserve::source::aggregate::split;
+use hotserve::trust::{Keyring, Required, Trust, TrustedKey};
 use md5::{Digest as _, Md5};
 
 use crate::support::repository;
@@ -33,6 +36,24 @@ fn every_input_is_a_notification_or_a_short_rejection() {
         }
     }
     assert!(accepted > 20 && reasons.len() > 6, "{accepted} and {reasons:?}: the corpus reaches too little");
+}
+
+#[test]
+fn of_the_inputs_only_what_the_one_key_signed_is_trusted() {
+    // The key's secret was 32 bytes of 7, and OpenSSL made the signatures.
+    let key = TrustedKey::new("6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=".parse().unwrap());
+    let trust = Trust::new(Keyring::new(vec![key], 1).unwrap(), Required::All);
+    let limits = Limits { trust: Some(Arc::new(trust)), ..Limits::default() };
+    let mut trusted = std::collections::BTreeMap::<_, usize>::new();
+    for (name, data) in corpus("notification") {
+        if let Ok(notification) = decode(&data, &limits) {
+            assert_eq!(notification.signers.verified().len(), 1, "{name}");
+            let slots: Vec<_> = notification.slots().map(|(slot, _)| slot.to_string()).collect();
+            *trusted.entry(slots.join(", ")).or_default() += 1;
+        }
+    }
+    assert_eq!(trusted.keys().collect::<Vec<_>>(), ["model iris", "state pricing"], "{trusted:?}");
+    assert!(trusted.values().all(|count| *count >= 2), "{trusted:?}");
 }
 
 #[test]

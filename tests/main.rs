@@ -19,3 +19,4 @@ mod start;
 mod stream;
 mod swap;
 mod tidy;
+mod trust;

@@ -1,9 +1,10 @@
-//! The decoders that read bytes from outside, as they are in `src/`, without the rest of the server: they build in
-//! seconds, and only they are measured.
+//! The decoders that read bytes from outside, as they are in `src/`, without the rest of the server: they build fast,
+//! and only they are measured.
 
 #[path = "../../src"]
 mod hotserve {
     pub mod id;
+    pub mod trust;
     pub mod error;
     pub mod notification;
     pub mod manifest;
@@ -50,4 +51,4 @@ mod hotserve {
     }
 }
 
-pub use hotserve::{aws, error, id, manifest, notification, source};
+pub use hotserve::{aws, error, id, manifest, notification, source, trust};

@@ -13,6 +13,7 @@ use super::target::Target;
 use crate::config;
 use crate::id::{Format, ModelName, StateKey, Version};
 use crate::publisher::{self, Draft, Place, Published, Step};
+use crate::trust::SigningKey;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -43,6 +44,8 @@ struct State {
     #[arg(long)]
     version: Option<Version>,
     #[command(flatten)]
+    signing: Signing,
+    #[command(flatten)]
     target: Target,
 }
 
@@ -62,14 +65,31 @@ struct Model {
     /// Its format [default: told from its first bytes]
     #[arg(long)]
     format: Option<Format>,
-    /// Put the model itself into the message: for models under about 700 kB
+    /// Put the model itself into the message: for models under about 700 kB, or 500 kB if it is signed
     #[arg(long)]
     inline: bool,
     /// Where to upload it
     #[arg(long, env = "HOTSERVE_PUBLISH_TO", value_name = "s3://BUCKET/PREFIX")]
     to: Option<String>,
     #[command(flatten)]
+    signing: Signing,
+    #[command(flatten)]
     target: Target,
+}
+
+#[derive(Debug, clap::Args)]
+struct Signing {
+    /// Sign it with the key in this file, which hotserve keygen makes; repeatable
+    #[arg(long, env = "HOTSERVE_SIGNING_KEY_FILE", value_name = "FILE", value_delimiter = ',')]
+    sign: Vec<PathBuf>,
+}
+
+impl Signing {
+    fn keys(&self) -> Result<Vec<SigningKey>, config::Error> {
+        let read = |path: &PathBuf| SigningKey::read(path).map_err(|error| error.to_string());
+        let keys = self.sign.iter().map(read).collect::<Result<Vec<_>, _>>();
+        keys.map_err(|problem| config::Error::new("--sign (HOTSERVE_SIGNING_KEY_FILE)", problem))
+    }
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
@@ -84,7 +104,8 @@ async fn publish_state(args: State) -> anyhow::Result<()> {
     let value = RawValue::from_string(value.clone()).map_err(|error| {
         config::Error::new("VALUE", format!("{value:?} is not JSON ({error}); text is written '\"text\"'"))
     })?;
-    let publisher = args.target.resolve().await?.publisher()?;
+    let keys = args.signing.keys()?;
+    let publisher = args.target.resolve().await?.publisher()?.with_signing_keys(keys);
     let published = publisher.publish(Draft::state(args.key.clone(), args.version, value)).await?;
     report(&format!("state {}", args.key), &published);
     Ok(())
@@ -95,8 +116,10 @@ async fn publish_model(args: Model) -> anyhow::Result<()> {
         Some(format) => format,
         None => recognize(&args.file)?,
     };
+    // Before anything is uploaded.
+    let keys = args.signing.keys()?;
     let target = args.target.resolve().await?;
-    let publisher = target.publisher()?;
+    let publisher = target.publisher()?.with_signing_keys(keys);
     let place = if args.inline {
         Place::inline(&args.file)?
     } else {

@@ -4,6 +4,7 @@ mod line;
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Write as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +17,13 @@ use self::line::{human, json};
 use super::paint::Paint;
 use super::target::Target;
 use crate::app::Boards;
-use crate::config::{HumanDuration, StreamConfig};
+use crate::config::{self, HumanDuration, StreamConfig};
 use crate::id::{SequenceNumber, ShardId};
 use crate::notification::{Limits, decode};
 use crate::source::kinesis::KinesisSource;
 use crate::source::{Record, Source as _, SourceEvent};
 use crate::status::{Status, Trouble};
+use crate::trust::{Keyring, Required, Trust};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -34,6 +36,9 @@ pub(super) struct Args {
     /// End after this many messages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
+    /// File with the keys that may sign: a message whose signatures a server would refuse is shown as refused
+    #[arg(long, env = "HOTSERVE_TRUSTED_KEYS", value_name = "FILE")]
+    trusted_keys: Option<PathBuf>,
     #[command(flatten)]
     target: Target,
 }
@@ -42,6 +47,11 @@ pub(super) struct Args {
 const LOOK: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    // What is unsigned is shown: whether it may be is the server's setting.
+    let keyring = args.trusted_keys.as_deref().map(Keyring::read).transpose();
+    let keyring =
+        keyring.map_err(|error| config::Error::new("--trusted-keys (HOTSERVE_TRUSTED_KEYS)", error.to_string()))?;
+    let trust = keyring.map(|keyring| Arc::new(Trust::new(keyring, Required::Off)));
     let target = args.target.resolve().await?;
     let config = StreamConfig {
         // As a server: a shard answers five reads a second to all its readers together.
@@ -58,6 +68,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let tail = Tail {
         json: args.json,
         paint: Paint::stdout(),
+        limits: Limits { trust, ..Limits::default() },
         left: args.count,
         since_ms: args.since.map(|since| now_ms().saturating_sub(millis(since.0))),
         shown: HashMap::new(),
@@ -103,6 +114,7 @@ async fn watch(status: &Status) -> anyhow::Result<()> {
 struct Tail {
     json: bool,
     paint: Paint,
+    limits: Limits,
     left: Option<u64>,
     /// What arrived before is not shown; without it, of what was there at the start only the newest is.
     since_ms: Option<u64>,
@@ -149,7 +161,7 @@ impl Tail {
             return Ok(());
         }
         self.shown.insert(position.shard.clone(), position.sequence.clone());
-        let decoded = decode(&record.data, &Limits::default());
+        let decoded = decode(&record.data, &self.limits);
         let line = if self.json { json(record, &decoded) } else { human(record, &decoded, self.paint) };
         let mut out = std::io::stdout().lock();
         writeln!(out, "{line}")?;

@@ -156,6 +156,7 @@ impl Manager {
             sequence_number: Some(update.record.position.sequence.to_string()),
             publish_to_serving_seconds: update.live.then_some(fresh),
             stages,
+            signers: update.notification.signers.verified().to_vec(),
             ..Entry::new("applied", served)
         };
         #[expect(clippy::cast_possible_truncation, reason = "milliseconds for a person")]
@@ -165,6 +166,7 @@ impl Manager {
             versions = %entry.versions.join(" and "),
             digest = digest.map(|digest| digest.short()),
             publish_to_serving_ms,
+            signers = (!entry.signers.is_empty()).then(|| tracing::field::debug(&entry.signers)),
             "swapped in"
         );
         self.status.record(entry);

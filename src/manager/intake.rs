@@ -22,6 +22,7 @@ impl Manager {
                 return;
             }
         };
+        self.metrics.signatures.get(&[notification.signers.code()]).increment(1);
         if notification.id.is_some() && !self.recent.insert(&record.data) {
             self.count_slots(&notification, "duplicate");
             return;

@@ -7,10 +7,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::envelope::{self, Event, Kind};
 use super::{
-    Control, Encoding, Limits, Location, ModelUpdate, Notification, Reason, Rejection, StateUpdate, plain, strict,
+    Control, Encoding, Limits, Location, ModelUpdate, Notification, Reason, Rejection, Signers, StateUpdate, plain,
+    strict,
 };
 use crate::id::{Digest, Format, Invalid, MessageId, ModelName, StateKey, Version};
+use crate::trust::Required;
 
 /// The fields that `must_understand` may name: what this server acts on.
 const UNDERSTOOD: [&str; 29] = [
@@ -48,8 +51,91 @@ const UNDERSTOOD: [&str; 29] = [
 /// The first four bytes of a record that the Kinesis Producer Library aggregated.
 pub(crate) const KPL_MAGIC: &[u8] = &[0xf3, 0x89, 0x9a, 0xc2];
 
-/// Decodes the data of one record.
+/// Decodes the data of one record, and checks its signatures.
 pub fn decode(data: &Bytes, limits: &Limits) -> Result<Notification, Rejection> {
+    decode_at(data, limits, Timestamp::now())
+}
+
+/// The same for a record that was taken in at this time: what was signed with a key whose time was not over then stays
+/// good.
+pub fn decode_at(data: &Bytes, limits: &Limits, at: Timestamp) -> Result<Notification, Rejection> {
+    let text = checked(data, limits)?;
+    let required = limits.requires_signatures();
+    let notification = match envelope::kind(&text)? {
+        Kind::Signed => signed(&text, limits, at)?,
+        // Before anything of it is looked at.
+        Kind::Message | Kind::Event if required == Required::All => return Err(unsigned(required)),
+        kind => message(&text, kind, limits)?,
+    };
+    let brings_only_a_state = notification.state.is_some() && notification.model.is_none();
+    if required == Required::All || (required == Required::Model && !brings_only_a_state) {
+        if notification.signers == Signers::None {
+            return Err(unsigned(required));
+        }
+        if let Some((slot, _)) = notification.slots().find(|(_, version)| version.is_none()) {
+            let detail =
+                format!("{slot} is signed without a version: whoever writes to the stream could play it again");
+            return Err(Rejection::new(Reason::Unversioned, detail));
+        }
+    }
+    Ok(notification)
+}
+
+/// A message in a DSSE envelope: first the signatures, then what they are over, then whether its keys may.
+fn signed(text: &[u8], limits: &Limits, at: Timestamp) -> Result<Notification, Rejection> {
+    let sealed = envelope::open(text)?;
+    if sealed.signatures.is_empty() {
+        return Err(Rejection::new(Reason::Unsigned, "a DSSE envelope without signatures"));
+    }
+    let vouched = match &limits.trust {
+        Some(trust) => Some(trust.verify(&sealed.signed(), &sealed.signatures, at)?),
+        None => None,
+    };
+    let text = checked(&sealed.payload, limits)?;
+    let notification = message(&text, envelope::kind(&text)?, limits)?;
+    let signers = match vouched {
+        Some(vouched) => {
+            vouched.check_scope(notification.slots().map(|(slot, _)| slot))?;
+            Signers::Verified(vouched.signers())
+        }
+        None => Signers::Claimed(sealed.signatures.iter().filter_map(|it| it.key_id.as_ref()?.parse().ok()).collect()),
+    };
+    Ok(Notification { signers, ..notification })
+}
+
+/// A message, or a CloudEvent with one; without signatures, or from within them.
+fn message(text: &[u8], kind: Kind, limits: &Limits) -> Result<Notification, Rejection> {
+    match kind {
+        Kind::Message => parse(text, limits),
+        Kind::Event => {
+            let Event { id, time, data } = envelope::event(text)?;
+            if envelope::kind(data.get().as_bytes())? != Kind::Message {
+                let detail = "an envelope within a CloudEvent: put the CloudEvent into the DSSE envelope";
+                return Err(Rejection::new(Reason::Schema, detail));
+            }
+            let notification = parse(data.get().as_bytes(), limits)?;
+            let (id, published_at) = (notification.id.or(Some(id)), notification.published_at.or(time));
+            Ok(Notification { id, published_at, ..notification })
+        }
+        Kind::Signed => Err(Rejection::new(Reason::Schema, "a DSSE envelope within another one")),
+    }
+}
+
+fn unsigned(required: Required) -> Rejection {
+    let detail = format!("not signed, and --require-signature is {required}: publish it with --sign");
+    Rejection::new(Reason::Unsigned, detail)
+}
+
+fn parse(text: &[u8], limits: &Limits) -> Result<Notification, Rejection> {
+    let message: Message<'_> = serde_json::from_slice(text).map_err(|error| {
+        let kind = if text.trim_ascii_start().starts_with(b"{") { Reason::Schema } else { Reason::UnknownKind };
+        Rejection::new(kind, format!("not a message: {error}"))
+    })?;
+    message.validate(limits)
+}
+
+/// The text of a record whose structure is sound.
+fn checked(data: &Bytes, limits: &Limits) -> Result<Bytes, Rejection> {
     // The source took apart what is sound (`source::aggregate`).
     if data.starts_with(KPL_MAGIC) {
         let detail = "a KPL-aggregated record that is broken or cut, within another one, or of too many messages";
@@ -61,11 +147,7 @@ pub fn decode(data: &Bytes, limits: &Limits) -> Result<Notification, Rejection> 
     }
     let text = plain(data, limits)?;
     strict::check(&text, limits.depth)?;
-    let message: Message<'_> = serde_json::from_slice(&text).map_err(|error| {
-        let kind = if text.trim_ascii_start().starts_with(b"{") { Reason::Schema } else { Reason::UnknownKind };
-        Rejection::new(kind, format!("not a message: {error}"))
-    })?;
-    message.validate(limits)
+    Ok(text)
 }
 
 #[derive(Deserialize)]
@@ -83,11 +165,6 @@ struct Message<'a> {
     must_understand: Vec<String>,
     #[serde(default, borrow, deserialize_with = "present")]
     control: Option<&'a RawValue>,
-    // Kinds whose time has not come; named so that the rejection can say so.
-    #[serde(default, borrow, deserialize_with = "present")]
-    specversion: Option<&'a RawValue>,
-    #[serde(default, borrow, deserialize_with = "present", rename = "payloadType")]
-    payload_type: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -113,11 +190,6 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 
 impl Message<'_> {
     fn validate(self, limits: &Limits) -> Result<Notification, Rejection> {
-        for (field, name) in [(self.specversion, "CloudEvents envelopes"), (self.payload_type, "DSSE envelopes")] {
-            if field.is_some() {
-                return Err(Rejection::new(Reason::UnknownKind, format!("{name} are not supported yet")));
-            }
-        }
         if let Some(field) = self.must_understand.iter().find(|field| !UNDERSTOOD.contains(&field.as_str())) {
             let detail = format!("must_understand names {field:?}, which this version does not know: upgrade hotserve");
             return Err(Rejection::new(Reason::MustUnderstand, detail));
@@ -151,6 +223,7 @@ impl Message<'_> {
             state,
             model,
             control,
+            signers: Signers::None,
         })
     }
 }
@@ -160,7 +233,9 @@ impl Model {
         let sha256 = self.sha256.as_deref().map(str::parse::<Digest>).transpose().map_err(schema)?;
         let location = match (self.uri, self.inline) {
             (Some(uri), None) => {
-                if limits.require_digest && (sha256.is_none() || self.size.is_none()) {
+                // A signature over a message without them would say nothing of the bytes.
+                let required = limits.require_digest || limits.requires_signatures() != Required::Off;
+                if required && (sha256.is_none() || self.size.is_none()) {
                     let detail = "a model at a uri needs \"sha256\" and \"size\" (hotserve publish adds them)";
                     return Err(Rejection::new(Reason::Schema, detail));
                 }
@@ -277,7 +352,7 @@ mod tests {
             (r#"{"control":{"action":"rollback","model":"m","version":2,"from":2}}"#, Reason::Schema),
             (r#"{"control":{"action":"pin","model":"m","version":2,"from":3}}"#, Reason::Schema),
             (r#"{"control":{"action":"pin","model":"m"},"state":1}"#, Reason::Schema),
-            (r#"{"specversion":"1.0","data":{}}"#, Reason::UnknownKind),
+            (r#"{"specversion":"1.0","data":{}}"#, Reason::Schema),
             (r#"{"state":1,"must_understand":["rollout"]}"#, Reason::MustUnderstand),
             (r#"{"state":1,"version":0}"#, Reason::Schema),
             (r#"{"state":1,"version":-3}"#, Reason::Schema),

@@ -6,8 +6,8 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::cli::paint::{Colour, Paint, printable};
-use crate::id::{Digest, Position, Slot};
-use crate::notification::{Encoding, Limits, Location, Notification, Rejection, inflate};
+use crate::id::{Digest, KeyId, Position, Slot};
+use crate::notification::{Encoding, Limits, Location, Notification, Rejection, Signers, inflate};
 use crate::source::Record;
 
 type Decoded = Result<Notification, Rejection>;
@@ -48,6 +48,12 @@ fn contents(notification: &Notification) -> Vec<String> {
             Location::Inline(bytes) => format!("inline, {}", size(bytes.len())),
         };
         contents.push(format!("{slot}{label} ({}, {place})", model.format));
+    }
+    let list = |keys: &[KeyId]| keys.iter().map(KeyId::as_str).collect::<Vec<_>>().join(", ");
+    match &notification.signers {
+        Signers::None => {}
+        Signers::Claimed(keys) => contents.push(format!("signed by {}, which was not checked", list(keys))),
+        Signers::Verified(keys) => contents.push(format!("signed by {}", list(keys))),
     }
     contents
 }
@@ -96,7 +102,13 @@ pub(super) fn json(record: &Record, decoded: &Decoded) -> String {
                 .slots()
                 .map(|(slot, version)| json!({ "kind": slot.kind(), "name": name(&slot), "version": version }))
                 .collect();
-            json!({ "outcome": "notification", "slots": slots })
+            let mut fields = json!({ "outcome": "notification", "slots": slots });
+            match &notification.signers {
+                Signers::None => {}
+                Signers::Claimed(keys) => fields["signed"] = json!({ "checked": false, "by": keys }),
+                Signers::Verified(keys) => fields["signed"] = json!({ "checked": true, "by": keys }),
+            }
+            fields
         }
         Err(Rejection { reason, detail }) => {
             json!({ "outcome": "rejection", "reason": reason.code(), "detail": detail, "slots": [] })
@@ -137,6 +149,8 @@ fn message(record: &Record) -> (&'static str, String) {
 mod tests {
     use super::*;
     use crate::notification::decode;
+    use crate::notification::envelope::seal;
+    use crate::trust::SigningKey;
 
     fn lines(data: &[u8]) -> (String, serde_json::Value) {
         let position = Position {
@@ -169,6 +183,15 @@ mod tests {
         assert_eq!((&json["outcome"], &json["reason"]), (&json!("rejection"), &json!("not_json")));
         assert_eq!(json["text"], "no \u{1b}[2J json");
         assert_eq!(lines(&[0xff, 0xfe]).1["base64"], "//4=");
+    }
+
+    #[test]
+    fn a_signed_message_says_by_whom_and_that_nobody_checked() {
+        let key = SigningKey::generate().expect("random bytes");
+        let (id, sealed) = (key.public().id(), seal(br#"{"state":1}"#, &[key]).expect("to memory"));
+        let (human, json) = lines(&sealed);
+        assert!(human.ends_with(&format!("state default = 1; signed by {id}, which was not checked")), "{human}");
+        assert_eq!(json["signed"], json!({"checked": false, "by": [id]}));
     }
 
     #[test]
