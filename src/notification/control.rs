@@ -42,6 +42,17 @@ pub enum Action {
 }
 
 impl Control {
+    /// Whether it does no harm to read it again later, given whether it says when it was published.
+    pub fn may_be_played_again(&self, dated: bool) -> bool {
+        match self.action {
+            Action::Revoke(_) | Action::RevokeDigest(_) => true,
+            Action::Rollback { to, from } => to.is_some() && from.is_some(),
+            // The latest counts.
+            Action::Pin(version) => dated && version.is_some(),
+            Action::Unpin => dated,
+        }
+    }
+
     pub(super) fn parse(json: &str) -> Result<Self, Rejection> {
         let raw: Raw = serde_json::from_str(json)
             .map_err(|error| Rejection::new(Reason::Schema, format!("not a control: {error}")))?;

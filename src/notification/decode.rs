@@ -77,6 +77,15 @@ pub fn decode_at(data: &Bytes, limits: &Limits, at: Timestamp) -> Result<Notific
                 format!("{slot} is signed without a version: whoever writes to the stream could play it again");
             return Err(Rejection::new(Reason::Unversioned, detail));
         }
+        let dated = notification.published_at.is_some();
+        if let Some(control) = notification.control.as_ref().filter(|control| !control.may_be_played_again(dated)) {
+            let detail = format!(
+                "a signed {} could be played again by whoever writes to the stream: give a pin its \"version\", a \
+                 rollback its \"version\" and \"from\", and each a \"published_at\"",
+                control.action.code()
+            );
+            return Err(Rejection::new(Reason::Unversioned, detail));
+        }
     }
     Ok(notification)
 }
@@ -95,7 +104,8 @@ fn signed(text: &[u8], limits: &Limits, at: Timestamp) -> Result<Notification, R
     let notification = message(&text, envelope::kind(&text)?, limits)?;
     let signers = match vouched {
         Some(vouched) => {
-            vouched.check_scope(notification.slots().map(|(slot, _)| slot))?;
+            let commanded = notification.control.iter().map(|control| control.slot.clone());
+            vouched.check_scope(notification.slots().map(|(slot, _)| slot).chain(commanded))?;
             Signers::Verified(vouched.signers())
         }
         None => Signers::Claimed(sealed.signatures.iter().filter_map(|it| it.key_id.as_ref()?.parse().ok()).collect()),
