@@ -35,6 +35,7 @@ use self::reaper::Reaper;
 use self::recent::Recent;
 use self::stages::{Announced, Refusal, Warm};
 use self::update::{Update, announcement, saved};
+use crate::failpoint;
 use crate::id::{Digest, Rank, Slot};
 use crate::metrics::{Metrics, unix_seconds};
 use crate::notification::{self, Limits, Location, ModelUpdate, Notification};
@@ -371,7 +372,9 @@ impl Manager {
                 }
             }
         }
+        failpoint::hit("swap.before");
         self.swap(states, models);
+        failpoint::hit("swap.after");
         stages.insert("swap", begun.elapsed().as_secs_f64());
 
         for (slot, mark) in &parts {
@@ -389,6 +392,7 @@ impl Manager {
             // Already taken out where the leader was served.
             book.refuse(|candidate| candidate.id == update.id);
         }
+        failpoint::hit("swap.after_books");
         self.note_applied(update, parts, digest, stages);
         if digest.is_some() {
             self.collect_cache();
@@ -528,9 +532,11 @@ impl Manager {
         if kept.is_empty() {
             return false;
         }
+        failpoint::hit("restore.before");
         self.status.waiting_for("the last known good is being loaded");
         let (mut states, mut models) = (Vec::new(), Vec::new());
         for saved in kept {
+            failpoint::hit("restore.between");
             let Saved { slot, rank, content, published_at, state, model } = saved;
             match (&slot, state, model) {
                 (Slot::State(key), Some(json), _) => {
@@ -559,7 +565,9 @@ impl Manager {
         let restored = !states.is_empty() || !models.is_empty();
         if restored {
             tracing::info!(states = states.len(), models = models.len(), "serving the last known good");
+            failpoint::hit("restore.before_swap");
             self.swap(states, models);
+            failpoint::hit("restore.after_swap");
         }
         restored
     }

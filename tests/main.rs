@@ -7,6 +7,9 @@ mod support;
 mod cli;
 mod consumers;
 mod corpus;
+// Releases have no failpoints.
+#[cfg(debug_assertions)]
+mod crash;
 mod dashboards;
 mod doctor;
 mod faults;
@@ -18,3 +21,4 @@ mod start;
 mod stream;
 mod swap;
 mod tidy;
+mod wire;

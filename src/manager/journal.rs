@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
+use crate::failpoint;
 use crate::id::{Digest, Format, Rank, Slot};
 use crate::notification::Encoding;
 
@@ -104,13 +105,18 @@ impl Journal {
     pub fn write(&mut self, saved: Vec<Saved>) -> std::io::Result<()> {
         let line = render(&saved)?;
         let before = self.bytes;
-        let written =
-            self.file.write_all(&line).and_then(|()| if self.durable { self.file.sync_data() } else { Ok(()) });
+        failpoint::hit("journal.write.before");
+        failpoint::hit_in_the_middle_of("journal.write.half_written", &mut self.file, &line);
+        let written = self.file.write_all(&line).and_then(|()| {
+            failpoint::hit("journal.write.before_sync");
+            if self.durable { self.file.sync_data() } else { Ok(()) }
+        });
         if let Err(error) = written {
             // Half a line must not swallow the next one.
             let _ = self.file.set_len(before);
             return Err(error);
         }
+        failpoint::hit("journal.write.after_sync");
         self.bytes += line.len() as u64;
         self.live.extend(saved.into_iter().map(|saved| (saved.slot.clone(), saved)));
         if self.bytes > COMPACT_BYTES.max(COMPACT_RATIO * self.live_bytes) {
@@ -126,16 +132,20 @@ impl Journal {
         let mut bytes = 0;
         for saved in self.live.values() {
             let line = render(std::slice::from_ref(saved))?;
+            failpoint::hit_in_the_middle_of("journal.compact.half_written", &mut fresh, &line);
             fresh.write_all(&line)?;
             bytes += line.len() as u64;
         }
         if self.durable {
             fresh.as_file().sync_all()?;
         }
+        failpoint::hit("journal.compact.before_rename");
         fresh.persist(&self.path).map_err(|error| error.error)?;
+        failpoint::hit("journal.compact.after_rename");
         if self.durable {
             File::open(folder)?.sync_all()?;
         }
+        failpoint::hit("journal.compact.after_folder_sync");
         self.file = OpenOptions::new().append(true).open(&self.path)?;
         self.bytes = bytes;
         self.live_bytes = bytes;

@@ -8,6 +8,7 @@ use hotserve_models::Loaders;
 use tokio::sync::oneshot;
 
 use super::stages::{Announced, Loaded, Refusal, Verified, Warm};
+use crate::failpoint;
 use crate::notification::ModelUpdate;
 use crate::store::{Artifact, Fetcher};
 
@@ -68,12 +69,14 @@ fn work(inbox: &mpsc::Receiver<Job>, loaders: &Loaders, max_bytes: u64) {
             continue;
         }
         let begun = Instant::now();
+        failpoint::hit("load.begun");
         let verified = Verified::read(&artifact);
         let verify = begun.elapsed();
         let loaded = verified.and_then(|verified| Loaded::load(verified, &announced, loaders, max_bytes));
         let load = begun.elapsed().saturating_sub(verify);
         let result = loaded.and_then(|loaded| loaded.warm_up(&announced));
         let warm = begun.elapsed().saturating_sub(verify + load);
+        failpoint::hit("load.ended");
         // Superseded meanwhile: the model is dropped here, off every other path.
         let _ = answer.send((result, [verify, load, warm]));
     }
