@@ -19,7 +19,7 @@ use crate::cli::{hotserve, run};
 use crate::support::{Cloud, repository};
 
 /// How many instances die side by side: most of a round is waiting.
-const LANES: usize = 13;
+const LANES: u64 = 13;
 
 impl Failpoint {
     /// Which time and how long before is up to chance.
@@ -64,7 +64,7 @@ async fn killed_anywhere_it_starts_from_disk_with_what_was_read_or_what_was_on_i
     println!("{kills} kills, HOTSERVE_TEST_SEED={seed}");
     let plan = RefCell::new(plan(kills, &mut fastrand::Rng::with_seed(seed)));
     let (cloud, begun) = (Cloud::start(1).await, Instant::now());
-    let lanes = (0..LANES.min(kills)).map(async |number| {
+    let lanes = (0..LANES.min(kills as u64)).map(async |number| {
         let mut lane = Lane::new(number, &cloud).await;
         let mut done: Vec<(Failpoint, Outcome)> = vec![];
         loop {

@@ -8,7 +8,7 @@ use hotserve::publisher::Publisher;
 use serde_json::{Value, json};
 
 use super::process::{Failpoint, Network, Process};
-use super::readers::{Fault, Highs, Readers, SLOTS, Slot, look, model, pair_model, pair_state, state};
+use super::readers::{Contents, Fault, Highs, Readers, SLOTS, Slot, look};
 use crate::support::{Cloud, until};
 use crate::wire::{Wire, get};
 
@@ -22,6 +22,7 @@ pub struct Lane<'a> {
     folder: PathBuf,
     stream: String,
     publisher: Publisher,
+    contents: Contents,
     highs: Arc<Highs>,
     /// The version that was published last.
     newest: u64,
@@ -39,13 +40,13 @@ pub struct Outcome {
 }
 
 impl<'a> Lane<'a> {
-    pub async fn new(number: usize, cloud: &'a Cloud) -> Self {
+    pub async fn new(number: u64, cloud: &'a Cloud) -> Self {
         let stream = format!("lane-{number}");
         let folder = cloud.path(&stream);
         std::fs::create_dir_all(&folder).unwrap();
         let publisher = Publisher::new(&cloud.aws, stream.clone());
         publisher.ensure_stream(1).await.unwrap();
-        let mut lane = Self { cloud, folder, stream, publisher, highs: Arc::default(), newest: 0, pad: (0, vec![]) };
+        let mut lane = Self { cloud, folder, stream, publisher, contents: Contents { instance: number }, highs: Arc::default(), newest: 0, pad: (0, vec![]) };
         lane.begin().await;
         lane
     }
@@ -54,7 +55,7 @@ impl<'a> Lane<'a> {
     async fn begin(&mut self) {
         self.publish(false).await;
         let mut process = self.start(None);
-        let readers = Readers::start(process.addr().await.unwrap(), 1, &self.highs);
+        let readers = Readers::start(process.addr().await.unwrap(), 1, self.contents, &self.highs);
         until("the first versions", async || self.is_served().then_some(())).await;
         process.kill();
         readers.finish().unwrap();
@@ -72,7 +73,7 @@ impl<'a> Lane<'a> {
     async fn die(&mut self, failpoint: Failpoint) {
         let mut process = self.start(Some(failpoint));
         if let Some(addr) = process.addr().await {
-            let readers = Readers::start(addr, 2, &self.highs);
+            let readers = Readers::start(addr, 2, self.contents, &self.highs);
             let mut publications = 1;
             while until("the newest version, or death", async || {
                 let ended = process.ended().is_some();
@@ -103,7 +104,7 @@ impl<'a> Lane<'a> {
         let before = SLOTS.map(|slot| self.highs.get(slot));
         let mut outcome = Outcome { newer: 0, read: before.iter().filter(|high| **high == self.newest).count() };
         let mut answers = vec![];
-        look(&mut wire, |slot, version| {
+        look(&mut wire, self.contents, |slot, version| {
             answers.push(slot);
             let known = before[slot as usize];
             if version != known && version != self.newest {
@@ -159,14 +160,14 @@ impl<'a> Lane<'a> {
             self.pad.1.push(version);
             self.announce(&json!({"key": "pad", "version": version, "state": pad(version)})).await;
         }
-        self.announce(&json!({"key": "solo", "version": version, "state": state(version)})).await;
-        let inline = base64::engine::general_purpose::STANDARD.encode(pair_model(version));
-        let model_of_the_pair = json!({"name": "pair", "version": version, "format": "linear", "inline": inline});
-        self.announce(&json!({"version": version, "state": pair_state(version), "model": model_of_the_pair})).await;
-        let name = format!("{}/solo", self.stream);
-        let mut alone = self.cloud.upload(&name, version, "linear", &model(version)).await;
-        alone["name"] = json!("solo");
-        self.announce(&json!({"model": alone})).await;
+        let contents = self.contents;
+        self.announce(&json!({"key": "solo", "version": version, "state": contents.state(version)})).await;
+        let inline = base64::engine::general_purpose::STANDARD.encode(contents.model_of_the_pair(version));
+        let model = json!({"name": "pair", "version": version, "format": "linear", "inline": inline});
+        let state = contents.state_of_the_pair(version);
+        self.announce(&json!({"version": version, "state": state, "model": model})).await;
+        let model = self.cloud.upload("solo", version, "linear", &contents.model(version)).await;
+        self.announce(&json!({"model": model})).await;
     }
 
     async fn announce(&self, message: &Value) {

@@ -22,21 +22,37 @@ pub enum Slot {
 
 pub const SLOTS: [Slot; 3] = [Slot::State, Slot::Model, Slot::Pair];
 
-pub fn state(version: u64) -> Value {
-    json!({"solo": version})
+/// What one instance is sent. No bytes are anybody else's, or of another slot.
+#[derive(Debug, Clone, Copy)]
+pub struct Contents {
+    /// The number of the instance.
+    pub instance: u64,
 }
 
-pub fn pair_state(version: u64) -> Value {
-    json!({"pair": version})
-}
+impl Contents {
+    pub fn state(self, version: u64) -> Value {
+        json!({"solo": self.predicted(version)})
+    }
 
-pub fn model(version: u64) -> Vec<u8> {
-    constant_model(version)
-}
+    pub fn state_of_the_pair(self, version: u64) -> Value {
+        json!({"pair": self.predicted(version)})
+    }
 
-/// Other bytes than those of the model alone, for the cache keeps one artifact of one digest.
-pub fn pair_model(version: u64) -> Vec<u8> {
-    constant_model(1_000_000 + version)
+    pub fn model(self, version: u64) -> Vec<u8> {
+        constant_model(self.predicted(version))
+    }
+
+    pub fn model_of_the_pair(self, version: u64) -> Vec<u8> {
+        constant_model(self.predicted_by_the_pair(version))
+    }
+
+    fn predicted(self, version: u64) -> u64 {
+        self.instance * 10_000 + version
+    }
+
+    fn predicted_by_the_pair(self, version: u64) -> u64 {
+        1_000_000 + self.predicted(version)
+    }
 }
 
 /// The highest version of each slot that anybody was answered with.
@@ -69,19 +85,24 @@ impl From<std::io::Error> for Fault {
 }
 
 /// Reads every slot once and tells each version as soon as its answer is here. What is not served yet is left out.
-pub fn look(wire: &mut Wire, mut see: impl FnMut(Slot, u64) -> Result<(), String>) -> Result<(), Fault> {
+pub fn look(
+    wire: &mut Wire,
+    contents: Contents,
+    mut see: impl FnMut(Slot, u64) -> Result<(), String>,
+) -> Result<(), Fault> {
     let one = r#"{"instances":[[0]]}"#;
     wire.send(&[get("/state/solo"), post("/predict/solo", one), get("/state"), post("/predict/pair", one)].concat())?;
-    for (slot, check) in [
-        (Slot::State, solo_state as fn(&Answer<'_>) -> Result<u64, String>),
-        (Slot::Model, solo_model),
-        (Slot::Pair, state_of_the_pair),
-        (Slot::Pair, model_of_the_pair),
-    ] {
+    for (part, slot) in [Slot::State, Slot::Model, Slot::Pair, Slot::Pair].into_iter().enumerate() {
         let answer = wire.receive()?;
         // The initial state, with which an instance begins, has the version 0.
-        if answer.status == 200 && answer.state_version.or(answer.model_version) != Some(0) {
-            let version = check(&answer).map_err(|wrong| {
+        if answer.status == 200 && answer.model_version.or(answer.state_version) != Some(0) {
+            let version = match part {
+                0 => is_state(&answer, |version| contents.state(version)),
+                1 => is_model(&answer, |version| contents.model(version), contents.predicted(0)),
+                2 => is_state(&answer, |version| contents.state_of_the_pair(version)),
+                _ => is_pair(&answer, contents),
+            };
+            let version = version.map_err(|wrong| {
                 let body = String::from_utf8_lossy(answer.body);
                 Fault::Wrong(format!("{slot:?}: {wrong}: {answer:?}: {body}"))
             })?;
@@ -91,30 +112,19 @@ pub fn look(wire: &mut Wire, mut see: impl FnMut(Slot, u64) -> Result<(), String
     Ok(())
 }
 
-fn solo_state(answer: &Answer<'_>) -> Result<u64, String> {
-    is_state(answer, state)
-}
-
-fn state_of_the_pair(answer: &Answer<'_>) -> Result<u64, String> {
-    is_state(answer, pair_state)
-}
-
-fn is_state(answer: &Answer<'_>, state: fn(u64) -> Value) -> Result<u64, String> {
+fn is_state(answer: &Answer<'_>, state: impl Fn(u64) -> Value) -> Result<u64, String> {
     let version = answer.state_version.ok_or("no version")?;
     let expected = json!({"state": state(version)}).to_string();
     if answer.body == expected.as_bytes() { Ok(version) } else { Err(format!("not {expected}")) }
 }
 
-fn solo_model(answer: &Answer<'_>) -> Result<u64, String> {
-    is_model(answer, &model, 0)
-}
-
-fn model_of_the_pair(answer: &Answer<'_>) -> Result<u64, String> {
-    let version = is_model(answer, &pair_model, 1_000_000)?;
+fn is_pair(answer: &Answer<'_>, contents: Contents) -> Result<u64, String> {
+    let zero = contents.predicted_by_the_pair(0);
+    let version = is_model(answer, |version| contents.model_of_the_pair(version), zero)?;
     if answer.state_version == Some(version) { Ok(version) } else { Err("a torn pair".to_owned()) }
 }
 
-fn is_model(answer: &Answer<'_>, model: &dyn Fn(u64) -> Vec<u8>, offset: u64) -> Result<u64, String> {
+fn is_model(answer: &Answer<'_>, model: impl Fn(u64) -> Vec<u8>, zero: u64) -> Result<u64, String> {
     let version = answer.model_version.ok_or("no version")?;
     let digest = format!("sha256:{}", Digest::of(&model(version)));
     if answer.model_digest != Some(&digest) {
@@ -122,7 +132,7 @@ fn is_model(answer: &Answer<'_>, model: &dyn Fn(u64) -> Vec<u8>, offset: u64) ->
     }
     let body: Value = serde_json::from_slice(answer.body).map_err(|error| error.to_string())?;
     #[expect(clippy::cast_precision_loss, reason = "small")]
-    let expected = (version + offset) as f64;
+    let expected = (zero + version) as f64;
     let whole = body["predictions"] == json!([expected]) && body["model"]["version"] == json!(version);
     if whole { Ok(version) } else { Err(format!("not the prediction {expected}")) }
 }
@@ -134,12 +144,12 @@ pub struct Readers {
 }
 
 impl Readers {
-    pub fn start(addr: SocketAddr, connections: usize, highs: &Arc<Highs>) -> Self {
+    pub fn start(addr: SocketAddr, connections: usize, contents: Contents, highs: &Arc<Highs>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let threads = (0..connections)
             .map(|_| {
                 let (stop, highs) = (Arc::clone(&stop), Arc::clone(highs));
-                std::thread::spawn(move || read(addr, &highs, &stop))
+                std::thread::spawn(move || read(addr, contents, &highs, &stop))
             })
             .collect();
         Self { stop, threads }
@@ -152,11 +162,11 @@ impl Readers {
     }
 }
 
-fn read(addr: SocketAddr, highs: &Highs, stop: &AtomicBool) -> Result<(), String> {
+fn read(addr: SocketAddr, contents: Contents, highs: &Highs, stop: &AtomicBool) -> Result<(), String> {
     let Ok(mut wire) = Wire::connect(addr) else { return Ok(()) };
     while !stop.load(Ordering::Relaxed) {
         let before = SLOTS.map(|slot| highs.get(slot));
-        let looked = look(&mut wire, |slot, version| {
+        let looked = look(&mut wire, contents, |slot, version| {
             highs.raise(slot, version);
             let known = before[slot as usize];
             if version < known { Err(format!("{slot:?} went back from {known} to {version}")) } else { Ok(()) }
