@@ -15,6 +15,7 @@ mod doctor;
 mod faults;
 mod game_day;
 mod hostile;
+mod linearizability;
 mod manifest;
 mod readers;
 mod start;
