@@ -38,10 +38,10 @@ pub const NAMES: &[&str] = &[
 #[error("{0:?} is not NAME[:NTH[:PAUSE_MS]] with one of the names {names}", names = NAMES.join(", "))]
 pub struct Unknown(String);
 
-#[cfg(debug_assertions)]
-pub use self::armed::{arm, hit, hit_in_the_middle_of};
 #[cfg(not(debug_assertions))]
 pub use self::absent::{arm, hit, hit_in_the_middle_of};
+#[cfg(debug_assertions)]
+pub use self::armed::{arm, hit, hit_in_the_middle_of};
 
 #[cfg(debug_assertions)]
 mod armed {

@@ -175,14 +175,7 @@ fn since(begun: Instant) -> u64 {
 }
 
 /// Publishes a version of everything and waits until it is served.
-async fn write(
-    server: &Server,
-    feeder: &Feeder,
-    expected: &Expected,
-    version: u64,
-    begun: Instant,
-    log: &mut Log,
-) {
+async fn write(server: &Server, feeder: &Feeder, expected: &Expected, version: u64, begun: Instant, log: &mut Log) {
     let state = &expected.digests[usize::try_from(version).unwrap()];
     let inline = base64::engine::general_purpose::STANDARD.encode(constant_model(version));
     let model = json!({"name": "pair", "version": version, "format": "linear", "inline": inline});

@@ -46,7 +46,16 @@ impl<'a> Lane<'a> {
         std::fs::create_dir_all(&folder).unwrap();
         let publisher = Publisher::new(&cloud.aws, stream.clone());
         publisher.ensure_stream(1).await.unwrap();
-        let mut lane = Self { cloud, folder, stream, publisher, contents: Contents { instance: number }, highs: Arc::default(), newest: 0, pad: (0, vec![]) };
+        let mut lane = Self {
+            cloud,
+            folder,
+            stream,
+            publisher,
+            contents: Contents { instance: number },
+            highs: Arc::default(),
+            newest: 0,
+            pad: (0, vec![]),
+        };
         lane.begin().await;
         lane
     }
