@@ -101,7 +101,8 @@ fn every_failpoint_has_its_place_and_every_place_its_name() {
         }
     }
     let mut names = NAMES.to_vec();
-    (found.sort_unstable(), names.sort_unstable());
+    found.sort_unstable();
+    names.sort_unstable();
     assert_eq!(found, names);
 }
 

@@ -17,7 +17,6 @@ pub struct Wire {
 }
 
 /// What a reader looks at.
-#[derive(Debug)]
 pub struct Answer<'a> {
     pub status: u16,
     pub state_version: Option<u64>,
@@ -25,6 +24,14 @@ pub struct Answer<'a> {
     /// As the header has it: `sha256:…`
     pub model_digest: Option<&'a str>,
     pub body: &'a [u8],
+}
+
+impl std::fmt::Display for Answer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { status, state_version, model_version, model_digest, body } = self;
+        let body = String::from_utf8_lossy(body);
+        write!(f, "{status}, state {state_version:?}, model {model_version:?}, digest {model_digest:?}: {body}")
+    }
 }
 
 /// A request of this path.

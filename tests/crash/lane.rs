@@ -66,8 +66,8 @@ impl<'a> Lane<'a> {
         let mut process = self.start(None);
         let readers = Readers::start(process.addr().await.unwrap(), 1, self.contents, &self.highs);
         until("the first versions", async || self.is_served().then_some(())).await;
-        process.kill();
         readers.finish().unwrap();
+        process.stop().await;
     }
 
     /// One death at a failpoint, and the start from disk after it.
@@ -131,7 +131,8 @@ impl<'a> Lane<'a> {
             return Err(format!("only {answers:?} answered: {}", process.log()));
         }
         self.check_pad(&mut wire)?;
-        process.kill();
+        drop(wire);
+        process.stop().await;
         Ok(outcome)
     }
 

@@ -77,10 +77,12 @@ impl Process {
         assert!(log.contains(&said), "{failpoint:?}: {log}");
     }
 
-    /// Kills it, wherever it is.
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    /// Ends it as an orchestrator does. A death here would count against what it serves.
+    pub async fn stop(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let status = until("the server to stop", async || self.ended()).await;
+        assert!(status.success(), "{status}: {}", self.log());
     }
 }
 

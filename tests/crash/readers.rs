@@ -102,10 +102,7 @@ pub fn look(
                 2 => is_state(&answer, |version| contents.state_of_the_pair(version)),
                 _ => is_pair(&answer, contents),
             };
-            let version = version.map_err(|wrong| {
-                let body = String::from_utf8_lossy(answer.body);
-                Fault::Wrong(format!("{slot:?}: {wrong}: {answer:?}: {body}"))
-            })?;
+            let version = version.map_err(|wrong| Fault::Wrong(format!("{slot:?}: {wrong}: {answer}")))?;
             see(slot, version).map_err(Fault::Wrong)?;
         }
     }

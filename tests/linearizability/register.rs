@@ -91,7 +91,8 @@ mod tests {
                 .inspect(|stale| assert!(stale.before.version > stale.read.version))
                 .map(|stale| (stale.read.called, stale.read.returned, stale.read.version))
                 .collect();
-            (expected.sort_unstable(), found.sort_unstable());
+            expected.sort_unstable();
+            found.sort_unstable();
             prop_assert_eq!(found, expected);
         }
     }
