@@ -17,6 +17,7 @@ pub mod config;
 pub mod metrics;
 pub mod status;
 pub mod shutdown;
+pub mod failpoint;
 pub mod error;
 pub mod aws;
 pub mod notification;

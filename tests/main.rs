@@ -8,11 +8,15 @@ mod cli;
 mod consumers;
 mod control;
 mod corpus;
+// Releases have no failpoints.
+#[cfg(debug_assertions)]
+mod crash;
 mod dashboards;
 mod doctor;
 mod faults;
 mod game_day;
 mod hostile;
+mod linearizability;
 mod manifest;
 mod readers;
 mod start;
@@ -20,3 +24,4 @@ mod stream;
 mod swap;
 mod tidy;
 mod trust;
+mod wire;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::app::{Adapters, App, Boards};
 use crate::aws::Aws;
 use crate::config::{self, Settings};
+use crate::failpoint;
 use crate::shutdown;
 
 #[derive(Debug, clap::Args)]
@@ -19,6 +20,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let file = args.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
     let config = args.settings.or(file).validate()?;
+    failpoint::arm().map_err(|error| config::Error::new("HOTSERVE_FAILPOINT", error.to_string()))?;
     let durable = config.store.cache_dir.is_some();
     let stream = config.stream.name.clone();
 

@@ -9,6 +9,7 @@ use super::pipeline::Stages;
 use super::policy::{Book, Mark};
 use super::stages::{Refusal, Warm};
 use super::update::{Update, saved};
+use crate::failpoint;
 use crate::id::{Digest, ModelName, Slot};
 use crate::metrics::unix_seconds;
 use crate::notification::Location;
@@ -69,7 +70,9 @@ impl Manager {
                 }
             }
         }
+        failpoint::hit("swap.before");
         self.swap(states, models);
+        failpoint::hit("swap.after");
         stages.insert("swap", begun.elapsed().as_secs_f64());
 
         for (slot, mark) in &parts {
@@ -87,6 +90,7 @@ impl Manager {
             // Already taken out where the leader was served.
             book.refuse(|candidate| candidate.id == update.id);
         }
+        failpoint::hit("swap.after_books");
         self.note_applied(update, parts, digest, stages);
         self.drop_warm();
         if digest.is_some() {

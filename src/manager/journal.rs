@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::policy::{Hold, KEPT, Mark};
+use crate::failpoint;
 use crate::id::{Digest, Format, Rank, Slot};
 use crate::notification::Encoding;
 
@@ -185,13 +186,18 @@ impl Journal {
     fn write(&mut self, said: Line) -> std::io::Result<()> {
         let line = render(&said)?;
         let before = self.bytes;
-        let written =
-            self.file.write_all(&line).and_then(|()| if self.durable { self.file.sync_data() } else { Ok(()) });
+        failpoint::hit("journal.write.before");
+        failpoint::hit_in_the_middle_of("journal.write.half_written", &mut self.file, &line);
+        let written = self.file.write_all(&line).and_then(|()| {
+            failpoint::hit("journal.write.before_sync");
+            if self.durable { self.file.sync_data() } else { Ok(()) }
+        });
         if let Err(error) = written {
             // Half a line must not swallow the next one.
             let _ = self.file.set_len(before);
             return Err(error);
         }
+        failpoint::hit("journal.write.after_sync");
         self.bytes += line.len() as u64;
         take(&mut self.live, said);
         if self.bytes > COMPACT_BYTES.max(COMPACT_RATIO * self.live_bytes) {
@@ -207,16 +213,20 @@ impl Journal {
         let mut bytes = 0;
         for line in self.live.iter().flat_map(|(slot, kept)| kept.lines(slot)) {
             let line = render(&line)?;
+            failpoint::hit_in_the_middle_of("journal.compact.half_written", &mut fresh, &line);
             fresh.write_all(&line)?;
             bytes += line.len() as u64;
         }
         if self.durable {
             fresh.as_file().sync_all()?;
         }
+        failpoint::hit("journal.compact.before_rename");
         fresh.persist(&self.path).map_err(|error| error.error)?;
+        failpoint::hit("journal.compact.after_rename");
         if self.durable {
             File::open(folder)?.sync_all()?;
         }
+        failpoint::hit("journal.compact.after_folder_sync");
         self.file = OpenOptions::new().append(true).open(&self.path)?;
         self.bytes = bytes;
         self.live_bytes = bytes;

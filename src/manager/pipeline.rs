@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::attempts::Attempts;
 use super::stages::{Announced, Loaded, Refusal, Verified, Warm};
+use crate::failpoint;
 use crate::id::Digest;
 use crate::notification::ModelUpdate;
 use crate::store::{Artifact, Fetcher};
@@ -72,12 +73,15 @@ fn work(inbox: &mpsc::Receiver<Job>, attempts: &Attempts, loaders: &Loaders, max
         }
         let digest = artifact.digest();
         let begun = Instant::now();
-        let verified = begin(attempts, digest).and_then(|()| Verified::read(&artifact));
+        let verified = begin(attempts, digest);
+        failpoint::hit("load.begun");
+        let verified = verified.and_then(|()| Verified::read(&artifact));
         let verify = begun.elapsed();
         let loaded = verified.and_then(|verified| Loaded::load(verified, &announced, loaders, max_bytes));
         let load = begun.elapsed().saturating_sub(verify);
         let result = loaded.and_then(|loaded| loaded.warm_up(&announced));
         let warm = begun.elapsed().saturating_sub(verify + load);
+        failpoint::hit("load.ended");
         attempts.end(digest);
         // Superseded meanwhile: the model is dropped here, off every other path.
         let _ = answer.send((result, [verify, load, warm]));

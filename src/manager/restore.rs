@@ -5,6 +5,7 @@ use super::back::missing;
 use super::journal::Saved;
 use super::pipeline::Stages;
 use super::stages::Refusal;
+use crate::failpoint;
 use crate::id::Slot;
 use crate::serving::{ServedModel, ServedState};
 use crate::status::{Bootstrapped, Entry};
@@ -36,8 +37,10 @@ impl Manager {
             return false;
         }
         self.status.waiting_for("the last known good is being loaded");
+        failpoint::hit("restore.before");
         let (mut states, mut models) = (Vec::new(), Vec::new());
         for slot in slots {
+            failpoint::hit("restore.between");
             match self.restore_slot(&slot).await {
                 Some(Content::State(state)) => states.push(state),
                 Some(Content::Model(model)) => models.push(model),
@@ -47,7 +50,9 @@ impl Manager {
         let restored = !states.is_empty() || !models.is_empty();
         if restored {
             tracing::info!(states = states.len(), models = models.len(), "serving the last known good");
+            failpoint::hit("restore.before_swap");
             self.swap(states, models);
+            failpoint::hit("restore.after_swap");
         }
         restored
     }

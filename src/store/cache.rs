@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::{Artifact, Body, Error};
+use crate::failpoint;
 use crate::id::Digest;
 
 /// The longest silence in the middle of an object.
@@ -139,6 +140,7 @@ impl Cache {
                 return Err(size_error(got));
             }
             hasher.update(&chunk);
+            failpoint::hit_in_the_middle_of("cache.fetch.half_written", &mut file, &chunk);
             file.write_all(&chunk).map_err(Error::disk("write an artifact"))?;
             progress(chunk.len());
         }
@@ -167,20 +169,25 @@ impl Cache {
 
     /// Puts a file in its place, whole or not at all, and on the disk if that is to outlive the process.
     fn persist(&self, file: NamedTempFile, path: &Path) -> std::io::Result<()> {
+        failpoint::hit("cache.persist.before_sync");
         if self.durable {
             file.as_file().sync_all()?;
         }
+        failpoint::hit("cache.persist.before_rename");
         file.persist(path).map_err(|error| error.error)?;
+        failpoint::hit("cache.persist.after_rename");
         if self.durable
             && let Some(folder) = path.parent()
         {
             File::open(folder)?.sync_all()?;
         }
+        failpoint::hit("cache.persist.after_folder_sync");
         Ok(())
     }
 
     /// Frees the disk: of the artifacts that are not in use, only the newest few stay.
     pub fn collect(&self, in_use: &HashSet<Digest>) -> std::io::Result<()> {
+        failpoint::hit("cache.collect.before");
         let mut unused: Vec<(SystemTime, PathBuf)> = Vec::new();
         for entry in std::fs::read_dir(self.root.join("artifacts"))?.flatten() {
             let digest = entry.file_name().to_str().and_then(|name| name.parse().ok());
@@ -192,8 +199,10 @@ impl Cache {
         unused.sort();
         let surplus = unused.len().saturating_sub(KEEP_UNUSED);
         for (_, path) in unused.into_iter().take(surplus) {
+            failpoint::hit("cache.collect.between");
             std::fs::remove_file(path)?;
         }
+        failpoint::hit("cache.collect.after");
         Ok(())
     }
 }
