@@ -185,7 +185,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    fn requires_signatures(&self) -> Required {
+    /// What must be signed.
+    pub fn requires_signatures(&self) -> Required {
         self.trust.as_ref().map_or(Required::Off, |trust| trust.required())
     }
 }

@@ -136,7 +136,7 @@ async fn what_is_not_rightly_signed_is_refused_before_any_of_it_is_fetched_or_pa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_older_version_played_again_is_stale_also_after_a_restart() {
+async fn an_older_version_played_again_changes_nothing_also_after_a_restart() {
     let cloud = Cloud::start(1).await;
     let ours = key();
     let (keyring, cache) = (keyring(&cloud, entry(&ours, "")), cloud.path("cache"));
@@ -156,16 +156,55 @@ async fn an_older_version_played_again_is_stale_also_after_a_restart() {
         until_predicted(&first, "m", &version.to_string()).await;
         envelopes.push(envelope);
     }
-    let stale = r#"hotserve_updates_total{kind="model",outcome="stale"}"#;
+    // It is kept for a way back, so that it is known.
+    let known = r#"hotserve_updates_total{kind="model",outcome="duplicate"}"#;
     cloud.put(&envelopes[0]).await;
-    until("the replay to be stale", async || (first.metric(stale).await == 1.0).then_some(())).await;
+    until("the replay to be known", async || (first.metric(known).await == 1.0).then_some(())).await;
     assert_eq!(predicted(&first, "m").await.as_deref(), Some("2"));
     first.stop().await;
     // The last message of the stream is the one played again; those shortly before it are read too.
     let second = start().await;
-    until("the replay to be stale", async || (second.metric(stale).await >= 1.0).then_some(())).await;
+    until("the replay to be known", async || (second.metric(known).await >= 1.0).then_some(())).await;
     assert_eq!(predicted(&second, "m").await.as_deref(), Some("2"));
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_restart_serves_from_the_disk_is_vouched_for_again() {
+    let cloud = Cloud::start(1).await;
+    let (ours, theirs) = (key(), key());
+    let (ring, other) = (keyring(&cloud, entry(&ours, "")), keyring(&cloud, entry(&theirs, "")));
+    let start = async |ring: Option<&Path>, cache: &str| {
+        let server = cloud.server_with(|settings| {
+            settings.trusted_keys = ring.map(ToOwned::to_owned);
+            settings.require_signature = ring.map(|_| Required::All);
+            settings.cache_dir = Some(cloud.path(cache));
+        });
+        server.await.ready().await
+    };
+    let model = cloud.upload("m", 1, "linear", &constant_model(1)).await;
+    cloud.put(signed(json!({ "model": model }).to_string(), [&ours]).to_string()).await;
+    let server = start(Some(&ring), "cache").await;
+    until_predicted(&server, "m", "1").await;
+    server.stop().await;
+    // Nothing of it is in the stream that is read: what answers comes from the disk.
+    cloud.put("not a message").await;
+    let server = start(Some(&ring), "cache").await;
+    assert_eq!(predicted(&server, "m").await.as_deref(), Some("1"));
+    server.stop().await;
+    let server = start(Some(&other), "cache").await;
+    assert_eq!(predicted(&server, "m").await, None, "its key is trusted no more");
+    assert!(server.metric(r#"hotserve_rejections_total{reason="unknown_key"}"#).await >= 1.0);
+    server.stop().await;
+
+    let unsigned = cloud.upload("m", 2, "linear", &constant_model(2)).await;
+    cloud.put(json!({ "model": unsigned }).to_string()).await;
+    let server = start(None, "other").await;
+    until_predicted(&server, "m", "2").await;
+    server.stop().await;
+    let server = start(Some(&ring), "other").await;
+    assert_eq!(predicted(&server, "m").await, None, "it was never signed");
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

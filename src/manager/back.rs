@@ -42,6 +42,11 @@ impl Manager {
     pub(super) fn go_back(&mut self, slot: &Slot, rank: &Rank) {
         let saved = self.journal.of(slot).and_then(|kept| kept.before.iter().find(|saved| saved.rank == *rank));
         let saved = saved.cloned();
+        if let Some(saved) = &saved
+            && let Err(refusal) = self.vouch(saved)
+        {
+            return self.lose(saved, &refusal);
+        }
         match (slot, saved) {
             (Slot::Model(name), Some(saved)) => {
                 if let Some(warm) = self.warm.get(name).filter(|warm| warm.facts.rank == *rank).cloned() {

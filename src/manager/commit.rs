@@ -30,7 +30,10 @@ impl Manager {
             self.supersede(update);
             return;
         }
-        let saved = parts.iter().filter_map(|(slot, mark)| saved(slot, mark, update, model.as_ref())).collect();
+        let saved = parts
+            .iter()
+            .filter_map(|(slot, mark)| saved(slot, mark, update, &self.options.limits, model.as_ref()))
+            .collect();
         let begun = Instant::now();
         if let Err(error) = self.journal.serve(saved) {
             let detail = format!("the journal cannot be written, so what readers see would not survive: {error}");

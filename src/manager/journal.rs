@@ -35,6 +35,12 @@ pub struct Saved {
     pub content: Digest,
     /// When its producer published it.
     pub published_at: Option<Timestamp>,
+    /// When it was taken in.
+    #[serde(default)]
+    pub taken_in: Option<Timestamp>,
+    /// The message, where it was signed: who vouches for the content is asked again at each start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envelope: Option<String>,
     /// A state's JSON, byte for byte; as a string, for it may have newlines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
@@ -277,6 +283,8 @@ mod tests {
             rank: Rank::Version(Version::try_from(version).expect("a version")),
             content: Digest::of(json.as_bytes()),
             published_at: None,
+            taken_in: None,
+            envelope: None,
             state: Some(json.to_owned()),
             model: None,
         }

@@ -1,14 +1,19 @@
 //! The start: what the last run served last, proved again, and when that makes the server ready.
 
+use bytes::Bytes;
+use jiff::Timestamp;
+
 use super::Manager;
 use super::back::missing;
 use super::journal::Saved;
 use super::pipeline::Stages;
 use super::stages::Refusal;
 use crate::failpoint;
-use crate::id::Slot;
+use crate::id::{Slot, Version};
+use crate::notification;
 use crate::serving::{ServedModel, ServedState};
 use crate::status::{Bootstrapped, Entry};
+use crate::trust::Required;
 
 impl Manager {
     /// Where what is served at the start came from.
@@ -92,7 +97,29 @@ impl Manager {
         content.map(|(_, content)| content)
     }
 
+    /// Whether a kept content is still vouched for, by keys that are trusted now: one whose time has passed since it was
+    /// taken in counts still.
+    pub(super) fn vouch(&self, saved: &Saved) -> Result<(), Refusal> {
+        let limits = &self.options.limits;
+        let Some(envelope) = &saved.envelope else {
+            return match (limits.requires_signatures(), &saved.slot) {
+                (Required::Off, _) | (Required::Model, Slot::State(_)) => Ok(()),
+                _ => Err(Refusal::new("unsigned", format!("{} must be signed, and was not when it came", saved.slot))),
+            };
+        };
+        let taken_in = saved.taken_in.unwrap_or_else(Timestamp::now);
+        let notification = notification::decode_at(&Bytes::copy_from_slice(envelope.as_bytes()), limits, taken_in)
+            .map_err(|rejection| Refusal::new(rejection.reason.code(), rejection.detail))?;
+        let is_it = |(slot, version): (Slot, Option<Version>)| slot == saved.slot && version == saved.rank.version();
+        if notification.slots().any(is_it) && notification.content(&saved.slot) == saved.content {
+            Ok(())
+        } else {
+            Err(Refusal::new("bad_signature", format!("the message is not that of {} {}", saved.slot, saved.rank)))
+        }
+    }
+
     async fn restore_content(&self, saved: &Saved) -> Result<Content, Refusal> {
+        self.vouch(saved)?;
         let broken = || Refusal::new("malformed", "the journal's line makes no sense");
         match (&saved.slot, &saved.model) {
             (Slot::State(key), _) => saved.served_state(key).map(Content::State).ok_or_else(broken),

@@ -2,11 +2,13 @@
 
 use std::time::{Instant, SystemTime};
 
+use jiff::Timestamp;
+
 use super::journal::{Saved, SavedModel};
 use super::policy::Mark;
 use super::stages::Warm;
 use crate::id::{Digest, Slot};
-use crate::notification::{Location, ModelUpdate, Notification};
+use crate::notification::{self, Limits, Location, ModelUpdate, Notification, Signers};
 use crate::source::Record;
 use crate::store::Artifact;
 
@@ -61,7 +63,13 @@ pub fn announcement(slot: &Slot, notification: &Notification) -> Digest {
 }
 
 /// What the journal keeps of one part of an update.
-pub fn saved(slot: &Slot, mark: &Mark, update: &Update, model: Option<&(Artifact, Warm)>) -> Option<Saved> {
+pub fn saved(
+    slot: &Slot,
+    mark: &Mark,
+    update: &Update,
+    limits: &Limits,
+    model: Option<&(Artifact, Warm)>,
+) -> Option<Saved> {
     let Notification { published_at, state, model: announced, .. } = &update.notification;
     let (state, model) = match slot {
         Slot::State(_) => (state.as_ref().map(|state| state.json.get().to_owned()), None),
@@ -79,6 +87,16 @@ pub fn saved(slot: &Slot, mark: &Mark, update: &Update, model: Option<&(Artifact
             (None, Some(model))
         }
     };
-    let (slot, rank) = (slot.clone(), mark.rank.clone());
-    Some(Saved { slot, rank, content: mark.content, published_at: *published_at, state, model })
+    let signed = update.notification.signers != Signers::None;
+    let text = signed.then(|| notification::plain(&update.record.data, limits).ok()).flatten();
+    Some(Saved {
+        slot: slot.clone(),
+        rank: mark.rank.clone(),
+        content: mark.content,
+        published_at: *published_at,
+        taken_in: Some(Timestamp::now()),
+        envelope: text.and_then(|text| String::from_utf8(text.to_vec()).ok()),
+        state,
+        model,
+    })
 }
