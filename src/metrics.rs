@@ -107,6 +107,8 @@ pub const REJECTIONS: &[&str] = &[
     "warm_up",
     "panic",
     "disk",
+    "slow",
+    "redirect",
 ];
 /// The routes of the HTTP interface, as matched.
 pub const ROUTES: &[&str] = &[
@@ -249,6 +251,12 @@ pub const TABLE: &[Spec] = &[
     spec("hotserve_artifact_fetch_bytes_total", Kind::Counter, "Bytes of artifacts fetched", &[]),
     spec("hotserve_artifact_fetch_retries_total", Kind::Counter, "Fetches tried again after a passing fault", &[]),
     spec(
+        "hotserve_artifact_fetch_resumes_total",
+        Kind::Counter,
+        "Torn transfers of artifacts that were gone on with from where they had ended",
+        &[],
+    ),
+    spec(
         "hotserve_artifact_cache_total",
         Kind::Counter,
         "Look-ups of artifacts in the cache",
@@ -366,6 +374,7 @@ pub struct Metrics {
     pub manifest_last_read_timestamp: Gauge,
     pub artifact_fetch_bytes: Counter,
     pub artifact_fetch_retries: Counter,
+    pub artifact_fetch_resumes: Counter,
     pub artifact_cache: Counters,
     pub http_requests: Counters,
     pub http_request_duration: Histograms,
@@ -418,6 +427,7 @@ impl Metrics {
             manifest_last_read_timestamp: gauge(r, "hotserve_manifest_last_read_timestamp_seconds"),
             artifact_fetch_bytes: counter(r, "hotserve_artifact_fetch_bytes_total"),
             artifact_fetch_retries: counter(r, "hotserve_artifact_fetch_retries_total"),
+            artifact_fetch_resumes: counter(r, "hotserve_artifact_fetch_resumes_total"),
             artifact_cache: counters(r, "hotserve_artifact_cache_total"),
             http_requests: counters(r, "hotserve_http_requests_total"),
             http_request_duration: histograms(r, "hotserve_http_request_duration_seconds"),
