@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use hotserve_models::Loaders;
-use jiff::Timestamp;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -208,7 +207,7 @@ impl Manager {
             self.count_slots(&notification, "duplicate");
             return;
         }
-        if notification.expires_at.is_some_and(|at| at < Timestamp::now()) {
+        if notification.expires_at.is_some_and(|at| at < self.status.stream_now()) {
             self.reject_message(&record, "expired", "its expires_at has passed");
             return;
         }
@@ -408,7 +407,7 @@ impl Manager {
     }
 
     fn note_applied(&self, update: &Update, parts: Vec<(Slot, Mark)>, digest: Option<Digest>, mut stages: Stages) {
-        let now = SystemTime::now();
+        let now = SystemTime::try_from(self.status.stream_now()).unwrap_or_else(|_| SystemTime::now());
         let since = |then| now.duration_since(then).unwrap_or(Duration::ZERO).as_secs_f64();
         let fresh = since(update.published());
         if update.live {

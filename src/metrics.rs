@@ -223,6 +223,12 @@ pub const TABLE: &[Spec] = &[
         "What arrived in a shard longer ago than this has been read: it grows between answers, and while there are none",
         &[("shard", &[])],
     ),
+    spec(
+        "hotserve_stream_clock_offset_seconds",
+        Kind::Gauge,
+        "How far the stream's clock is ahead of this machine's; 0 where they agree to 3 s",
+        &[],
+    ),
     spec("hotserve_stream_shards", Kind::Gauge, "Shards being read", &[]),
     spec(
         "hotserve_stream_gaps_total",
@@ -365,6 +371,7 @@ pub struct Metrics {
     pub stream_poll_interval: Gauge,
     pub stream_last_poll_timestamp: Gauge,
     pub stream_last_record_timestamp: Gauge,
+    pub stream_clock_offset: Gauge,
     pub stream_shards: Gauge,
     pub stream_subscriptions: Gauge,
     pub stream_throttle_ratio: Gauge,
@@ -418,6 +425,7 @@ impl Metrics {
             stream_poll_interval: gauge(r, "hotserve_stream_poll_interval_seconds"),
             stream_last_poll_timestamp: gauge(r, "hotserve_stream_last_poll_timestamp_seconds"),
             stream_last_record_timestamp: gauge(r, "hotserve_stream_last_record_timestamp_seconds"),
+            stream_clock_offset: gauge(r, "hotserve_stream_clock_offset_seconds"),
             stream_shards: gauge(r, "hotserve_stream_shards"),
             stream_subscriptions: gauge(r, "hotserve_stream_subscriptions"),
             stream_throttle_ratio: gauge(r, "hotserve_stream_throttle_ratio"),
