@@ -13,6 +13,7 @@ mod faults;
 mod game_day;
 mod hostile;
 mod manifest;
+mod promises;
 mod readers;
 mod start;
 mod stream;

@@ -41,7 +41,8 @@ impl Store for DirectoryStore {
             let real = self.resolve(Path::new(path), &text)?;
             let mut file = File::open(&real).await.map_err(|error| not_found(&text, &error))?;
             let data = file.metadata().await.map_err(|error| not_found(&text, &error))?;
-            let (length, tag) = (data.len(), format!("{} {} {} {}", data.ino(), data.len(), data.mtime(), data.mtime_nsec()));
+            let (length, tag) =
+                (data.len(), format!("{} {} {} {}", data.ino(), data.len(), data.mtime(), data.mtime_nsec()));
             if request.resume.is_some_and(|resume| resume.tag != tag) {
                 return Err(Error::Changed { uri: text });
             }

@@ -157,8 +157,7 @@ mod tests {
     async fn only_the_announced_bytes_are_kept() {
         let cache = Cache::open(None).expect("a temporary folder");
         let abc = Digest::of(b"abc");
-        let artifact =
-            whole(&cache, body(0, &["a", "bc"], Some(3)), expect(Some(abc), Some(3))).await.expect("good");
+        let artifact = whole(&cache, body(0, &["a", "bc"], Some(3)), expect(Some(abc), Some(3))).await.expect("good");
         assert_eq!((artifact.digest(), artifact.size()), (abc, 3));
         assert_eq!(artifact.read().expect("readable"), &b"abc"[..]);
         assert!(cache.get(abc, Some(3)).is_some());

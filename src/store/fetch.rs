@@ -194,8 +194,7 @@ impl Fetcher {
             ArtifactUri::S3 { .. } => &*self.s3,
             ArtifactUri::File { .. } => &self.files,
         };
-        let resume =
-            download.as_ref().and_then(|here| Some(Resume { from: here.got(), tag: here.tag()? }));
+        let resume = download.as_ref().and_then(|here| Some(Resume { from: here.got(), tag: here.tag()? }));
         let request = Request { uri: goal.uri, version_id: goal.version_id, resume };
         let body = tokio::time::timeout(WINDOW, store.open(request))
             .await

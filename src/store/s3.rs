@@ -29,7 +29,8 @@ impl Store for S3Store {
             let ArtifactUri::S3 { bucket, key } = uri else {
                 return Err(Error::Forbidden { uri: uri.to_string() });
             };
-            let mut get = self.client.get_object().bucket(bucket).key(key).set_version_id(version_id.map(str::to_owned));
+            let mut get =
+                self.client.get_object().bucket(bucket).key(key).set_version_id(version_id.map(str::to_owned));
             if let Some(Resume { from, tag }) = resume {
                 get = get.range(format!("bytes={from}-")).if_match(tag);
             }

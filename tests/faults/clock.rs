@@ -49,7 +49,8 @@ async fn a_clock_that_jumps_takes_nothing_out_of_service_and_the_next_message_is
     let server = cloud.server().await.ready().await;
     cloud.put(json!({"key": "plain", "state": 0}).to_string()).await;
     let mut version = 0;
-    for offset_ms in [0, HOUR_MS, -HOUR_MS, YEAR_MS, 0] {
+    // The stream's clock jumps here, and not this machine's; what one is to the other is the same.
+    for offset_ms in [0, HOUR_MS, -HOUR_MS, 6 * HOUR_MS, 0] {
         faults.set_clock_offset(offset_ms);
         version += 1;
         cloud.put(json!({"version": version, "state": version}).to_string()).await;
@@ -103,10 +104,8 @@ async fn what_is_served_stays_when_it_expires_a_restart_included() {
     until("it to expire", async || (Timestamp::now() > expires_at + SignedDuration::from_secs(1)).then_some(())).await;
     // A poll and a swap later.
     cloud.put(json!({"key": "other", "state": 1}).to_string()).await;
-    until("the next one", async || {
-        (server.client.get("/state/other").await.status == StatusCode::OK).then_some(())
-    })
-    .await;
+    until("the next one", async || (server.client.get("/state/other").await.status == StatusCode::OK).then_some(()))
+        .await;
     assert_eq!((server.state().await, server.model().await), (json!(1), "1".to_owned()));
     server.stop().await;
     let server = cloud.server_with(with_cache).await.ready().await;

@@ -60,7 +60,9 @@ impl Process {
         });
         let addr = until("the process to listen", async || {
             let log = log.lock().unwrap().clone();
-            let line: Value = log.lines().find_map(|line| serde_json::from_str(line).ok().filter(|line: &Value| line["addr"].is_string()))?;
+            let line: Value = log
+                .lines()
+                .find_map(|line| serde_json::from_str(line).ok().filter(|line: &Value| line["addr"].is_string()))?;
             line["addr"].as_str().unwrap().parse().ok()
         })
         .await;

@@ -108,7 +108,8 @@ fn html() -> Response {
 }
 
 fn captive() -> Response {
-    (StatusCode::OK, [(CONTENT_TYPE, "text/html")], "<html><body>Please accept our terms.</body></html>\n").into_response()
+    (StatusCode::OK, [(CONTENT_TYPE, "text/html")], "<html><body>Please accept our terms.</body></html>\n")
+        .into_response()
 }
 
 fn redirect() -> Response {
