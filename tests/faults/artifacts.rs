@@ -2,12 +2,13 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::sync::Mutex;
 
 use aws_sdk_s3::primitives::ByteStream;
 use axum::Router;
 use axum::response::{IntoResponse as _, Response};
 use hotserve::aws::{Aws, Endpoints, Retries};
-use hotserve::config::{HumanDuration, Size};
+use hotserve::config::{HumanDuration, Settings, Size};
 use hotserve::embedded::faults::{Action, Answer, Fault, Faults, Rules};
 use hotserve::metrics::Metrics;
 use hotserve::notification::Location;
@@ -330,6 +331,34 @@ async fn answering(answer: impl Fn() -> Response + Clone + Send + Sync + 'static
     (addr, asked)
 }
 
+/// Fetches an artifact of S3 at this address, and reads it.
+async fn fetch_from(s3: SocketAddr, model: &[u8]) -> Result<(), hotserve::store::Error> {
+    let endpoints = Endpoints {
+        kinesis: "http://127.0.0.1:1".to_owned(),
+        s3: format!("http://{s3}"),
+        region: "us-east-1".to_owned(),
+        access_key_id: "a".to_owned(),
+        secret_access_key: "b".to_owned(),
+    };
+    let settings = Settings {
+        stream: Some("s".to_owned()),
+        fetch_deadline: Some(HumanDuration(Duration::from_secs(2))),
+        ..Settings::default()
+    };
+    let store = S3Store::new(Aws::at(endpoints).await.s3(Retries::Ours));
+    let (cache, config) = (Arc::new(Cache::open(None).unwrap()), settings.validate().unwrap().store);
+    let fetcher = Fetcher::new(Arc::new(store), Arc::clone(&cache), config, Metrics::new());
+    let location = Location::Uri {
+        uri: "s3://bucket/key".parse().unwrap(),
+        version_id: None,
+        sha256: Some(Digest::of(model)),
+        size: Some(model.len() as u64),
+    };
+    let artifact = fetcher.fetch(&location).await?;
+    assert_eq!(artifact.read()?, model);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redirect_is_refused_with_the_region_and_nobody_else_is_asked() {
     let model = padded_model(2, 1000);
@@ -354,29 +383,7 @@ async fn a_redirect_is_refused_with_the_region_and_nobody_else_is_asked() {
             answer
         };
         let (here, asked) = answering(answer).await;
-        let aws = Aws::at(Endpoints {
-            kinesis: "http://127.0.0.1:1".to_owned(),
-            s3: format!("http://{here}"),
-            region: "us-east-1".to_owned(),
-            access_key_id: "a".to_owned(),
-            secret_access_key: "b".to_owned(),
-        })
-        .await;
-        let settings = hotserve::config::Settings {
-            stream: Some("s".to_owned()),
-            fetch_deadline: Some(HumanDuration(Duration::from_millis(500))),
-            ..Default::default()
-        };
-        let store = S3Store::new(aws.s3(Retries::Ours));
-        let (cache, config) = (Cache::open(None).unwrap(), settings.validate().unwrap().store);
-        let fetcher = Fetcher::new(Arc::new(store), Arc::new(cache), config, Metrics::new());
-        let location = Location::Uri {
-            uri: "s3://bucket/k".parse().unwrap(),
-            version_id: None,
-            sha256: Some(Digest::of(&model)),
-            size: Some(model.len() as u64),
-        };
-        let error = fetcher.fetch(&location).await.unwrap_err();
+        let error = fetch_from(here, &model).await.unwrap_err();
         assert_eq!(error.code(), "redirect", "{status}: {error}");
         let text = error.to_string();
         assert!(text.contains("AWS_REGION") && text.contains(region.unwrap_or_default()), "{text}");
@@ -386,4 +393,43 @@ async fn a_redirect_is_refused_with_the_region_and_nobody_else_is_asked() {
 
     let calls = Scene::start().await.refuses(vec![strike(Answer::Redirect)], "redirect").await;
     assert!((1..=20).contains(&calls), "{calls} calls");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rest_is_asked_for_by_its_range_and_the_tag_of_what_is_here() {
+    const LENGTH: usize = 3000;
+    let model = padded_model(2, LENGTH);
+    let (asked, bytes) = (Arc::new(Mutex::new(vec![])), model.clone());
+    let seen = Arc::clone(&asked);
+    // A third each time.
+    let router = Router::new().fallback(async move |headers: http::HeaderMap| {
+        let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        let (range, tag) = (text("range"), text("if-match"));
+        let from: usize =
+            range.as_deref().map_or(0, |range| range["bytes=".len()..].trim_end_matches('-').parse().unwrap());
+        seen.lock().unwrap().push((range, tag));
+        let rest = bytes.len() - from;
+        let third = bytes[from..(from + 1000).min(bytes.len())].to_vec();
+        let end = if third.len() < rest { vec![Err(std::io::Error::other("cut on purpose"))] } else { vec![] };
+        let parts = futures_util::stream::iter([Ok(third)].into_iter().chain(end));
+        // What was sent has to leave before the connection ends.
+        let parts = futures_util::StreamExt::then(parts, async |part| {
+            if part.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            part
+        });
+        let status = if from == 0 { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT };
+        let mut answer = Response::builder().status(status).header("etag", "\"one\"").header("content-length", rest);
+        if from > 0 {
+            answer = answer.header("content-range", format!("bytes {from}-{}/{LENGTH}", LENGTH - 1));
+        }
+        answer.body(axum::body::Body::from_stream(parts)).unwrap()
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let here = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    fetch_from(here, &model).await.unwrap();
+    let part = |from: usize| (Some(format!("bytes={from}-")), Some("\"one\"".to_owned()));
+    assert_eq!(*asked.lock().unwrap(), [(None, None), part(1000), part(2000)]);
 }
