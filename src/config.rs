@@ -102,6 +102,9 @@ pub struct Settings {
     /// How long to keep trying to fetch an artifact before its slot's next best gets its turn [default: 1m]
     #[arg(long, env = "HOTSERVE_FETCH_DEADLINE", value_name = "DURATION")]
     pub fetch_deadline: Option<HumanDuration>,
+    /// Bytes a second that an artifact must come at; bytes that have come extend the deadline by as much [default: 16KiB]
+    #[arg(long, env = "HOTSERVE_MIN_FETCH_RATE", value_name = "SIZE")]
+    pub min_fetch_rate: Option<Size>,
     /// Largest body of a request [default: 8MiB]
     #[arg(long, env = "HOTSERVE_BODY_LIMIT", value_name = "SIZE")]
     pub body_limit: Option<Size>,
@@ -156,6 +159,7 @@ impl Settings {
             max_artifact: self.max_artifact.or(other.max_artifact),
             max_message: self.max_message.or(other.max_message),
             fetch_deadline: self.fetch_deadline.or(other.fetch_deadline),
+            min_fetch_rate: self.min_fetch_rate.or(other.min_fetch_rate),
             body_limit: self.body_limit.or(other.body_limit),
             pins: if self.pins.is_empty() { other.pins } else { self.pins },
             request_timeout: self.request_timeout.or(other.request_timeout),
@@ -197,6 +201,7 @@ impl Settings {
                 allow,
                 max_artifact: self.max_artifact.map_or(4 << 30, |size| size.0),
                 fetch_deadline: self.fetch_deadline.map_or(Duration::from_secs(60), |deadline| deadline.0),
+                min_fetch_rate: self.min_fetch_rate.map_or(16 << 10, |rate| rate.0),
             },
             message: MessageConfig {
                 max_bytes: usize::try_from(self.max_message.map_or(10 << 20, |size| size.0)).unwrap_or(usize::MAX),
@@ -284,6 +289,8 @@ pub struct StoreConfig {
     pub max_artifact: u64,
     /// How long to keep trying to fetch one.
     pub fetch_deadline: Duration,
+    /// The least bytes a second; 0 asks for no rate.
+    pub min_fetch_rate: u64,
 }
 
 /// What a message may be.

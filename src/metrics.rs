@@ -117,6 +117,8 @@ pub const REJECTIONS: &[&str] = &[
     "key_expired",
     "key_scope",
     "threshold",
+    "slow",
+    "redirect",
 ];
 /// The routes of the HTTP interface, as matched.
 pub const ROUTES: &[&str] = &[
@@ -256,6 +258,12 @@ pub const TABLE: &[Spec] = &[
         "What arrived in a shard longer ago than this has been read: it grows between answers, and while there are none",
         &[("shard", &[])],
     ),
+    spec(
+        "hotserve_stream_clock_offset_seconds",
+        Kind::Gauge,
+        "How far the stream's clock is ahead of this machine's; 0 where they agree to 3 s",
+        &[],
+    ),
     spec("hotserve_stream_shards", Kind::Gauge, "Shards being read", &[]),
     spec(
         "hotserve_stream_gaps_total",
@@ -283,6 +291,12 @@ pub const TABLE: &[Spec] = &[
     ),
     spec("hotserve_artifact_fetch_bytes_total", Kind::Counter, "Bytes of artifacts fetched", &[]),
     spec("hotserve_artifact_fetch_retries_total", Kind::Counter, "Fetches tried again after a passing fault", &[]),
+    spec(
+        "hotserve_artifact_fetch_resumes_total",
+        Kind::Counter,
+        "Torn transfers of artifacts that were gone on with from where they had ended",
+        &[],
+    ),
     spec(
         "hotserve_artifact_cache_total",
         Kind::Counter,
@@ -407,6 +421,7 @@ pub struct Metrics {
     pub stream_poll_interval: Gauge,
     pub stream_last_poll_timestamp: Gauge,
     pub stream_last_record_timestamp: Gauge,
+    pub stream_clock_offset: Gauge,
     pub stream_shards: Gauge,
     pub stream_subscriptions: Gauge,
     pub stream_throttle_ratio: Gauge,
@@ -416,6 +431,7 @@ pub struct Metrics {
     pub manifest_last_read_timestamp: Gauge,
     pub artifact_fetch_bytes: Counter,
     pub artifact_fetch_retries: Counter,
+    pub artifact_fetch_resumes: Counter,
     pub artifact_cache: Counters,
     pub http_requests: Counters,
     pub http_request_duration: Histograms,
@@ -464,6 +480,7 @@ impl Metrics {
             stream_poll_interval: gauge(r, "hotserve_stream_poll_interval_seconds"),
             stream_last_poll_timestamp: gauge(r, "hotserve_stream_last_poll_timestamp_seconds"),
             stream_last_record_timestamp: gauge(r, "hotserve_stream_last_record_timestamp_seconds"),
+            stream_clock_offset: gauge(r, "hotserve_stream_clock_offset_seconds"),
             stream_shards: gauge(r, "hotserve_stream_shards"),
             stream_subscriptions: gauge(r, "hotserve_stream_subscriptions"),
             stream_throttle_ratio: gauge(r, "hotserve_stream_throttle_ratio"),
@@ -473,6 +490,7 @@ impl Metrics {
             manifest_last_read_timestamp: gauge(r, "hotserve_manifest_last_read_timestamp_seconds"),
             artifact_fetch_bytes: counter(r, "hotserve_artifact_fetch_bytes_total"),
             artifact_fetch_retries: counter(r, "hotserve_artifact_fetch_retries_total"),
+            artifact_fetch_resumes: counter(r, "hotserve_artifact_fetch_resumes_total"),
             artifact_cache: counters(r, "hotserve_artifact_cache_total"),
             http_requests: counters(r, "hotserve_http_requests_total"),
             http_request_duration: histograms(r, "hotserve_http_request_duration_seconds"),

@@ -1,4 +1,4 @@
-//! When to stop: SIGTERM or Ctrl-C.
+//! When to stop: SIGTERM or Ctrl-C, and nothing else.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -25,4 +25,10 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
         }
     });
     Ok(token)
+}
+
+/// Takes what the system sends when a file would pass a limit (`ulimit -f`): without that it would end the process. The
+/// write fails then, as on a full disk. Holds for as long as the process.
+pub fn survive_file_size_limit() -> std::io::Result<()> {
+    signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map(drop)
 }

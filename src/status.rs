@@ -6,13 +6,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::id::{KeyId, ShardId, Slot};
 
 /// How many entries `/history` keeps.
 const HISTORY: usize = 500;
+/// Clocks that differ by less than this may be the same: one of them is read to the second, after a way of unknown length.
+const CLOCKS_AGREE_MS: u64 = 3_000;
 
 /// The board.
 pub struct Status {
@@ -47,6 +49,8 @@ pub struct Stream {
     pub last_contact: Option<Timestamp>,
     /// What is wrong now, if something is.
     pub trouble: Option<Trouble>,
+    /// How far its clock is ahead of this machine's, in milliseconds; 0 where they agree as far as can be told.
+    pub clock_offset_ms: i64,
     /// Each shard that is read.
     pub shards: BTreeMap<String, Shard>,
 }
@@ -268,6 +272,21 @@ impl Status {
     /// Whether the stream did not answer, or refused, when it was last asked.
     pub fn is_stream_troubled(&self) -> bool {
         self.lock().stream.trouble.is_some()
+    }
+
+    /// The stream's clock is ahead of this machine's by so many milliseconds. Answers what of it can be told: the stream
+    /// tells its time to the second.
+    pub fn set_clock_offset(&self, offset_ms: i64) -> i64 {
+        let offset_ms = if offset_ms.unsigned_abs() < CLOCKS_AGREE_MS { 0 } else { offset_ms };
+        self.lock().stream.clock_offset_ms = offset_ms;
+        offset_ms
+    }
+
+    /// Now, by the stream's clock: what is stamped and what expires is compared with that, whatever this machine's says.
+    pub fn stream_now(&self) -> Timestamp {
+        let offset = SignedDuration::from_millis(self.lock().stream.clock_offset_ms);
+        let now = Timestamp::now();
+        now.checked_add(offset).unwrap_or(now)
     }
 
     /// A shard answered.

@@ -1,14 +1,17 @@
 //! Where artifacts come from, and the proof that they are what the message announced.
 //!
 //! ```text
-//!   Location ─► Fetcher ─► Store::open ─► bytes ─► Cache: size and SHA-256 proved ─► Artifact
-//!                  └─────────── already in the cache ───────────────────────────────────┘
+//!   Location ─► Fetcher ─► Store::open ─► Body ─► Download ─► Cache: size and SHA-256 proved ─► Artifact
+//!                  │            └──── torn: once more, from where it ended ───┘                      │
+//!                  └──────────────── already in the cache ───────────────────────────────────────────┘
 //! ```
 
 pub mod cache;
 pub mod directory;
+pub mod download;
 pub mod fetch;
 pub mod memory;
+mod retry;
 pub mod s3;
 
 use std::future::Future;
@@ -24,10 +27,34 @@ use crate::notification::ArtifactUri;
 pub use cache::Cache;
 pub use fetch::Fetcher;
 
+/// What is asked of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The object.
+    pub uri: &'a ArtifactUri,
+    /// One of its versions, where the place keeps several.
+    pub version_id: Option<&'a str>,
+    /// What is here of it already, if anything.
+    pub resume: Option<Resume<'a>>,
+}
+
+/// The place at which to go on.
+#[derive(Debug, Clone, Copy)]
+pub struct Resume<'a> {
+    /// How many bytes are here.
+    pub from: u64,
+    /// The tag of the content that they are of.
+    pub tag: &'a str,
+}
+
 /// The bytes of an object on their way.
 pub struct Body {
-    /// How many there will be, if the store says so.
+    /// How many bytes of the object come before the first of these.
+    pub from: u64,
+    /// How many bytes the whole object has, if the store says so.
     pub length: Option<u64>,
+    /// What tells this content of the object from any other, if the store says so.
+    pub tag: Option<String>,
     /// The bytes.
     pub chunks: BoxStream<'static, Result<Bytes, Error>>,
 }
@@ -39,11 +66,13 @@ pub type Opening<'a> = Pin<Box<dyn Future<Output = Result<Body, Error>> + Send +
 ///
 /// # Contract
 /// - `open` answers the whole object as it is now, or an error that says whether trying again may help.
+/// - Asked to go on, it answers what comes behind those bytes; [`Error::Changed`] if the object has another content now.
+///   A place that cannot go on answers the whole object, and `from` says so.
 /// - It tries once: the [`Fetcher`] retries, and decides when to give up.
 /// - It proves nothing: the bytes are hostile until the [`Cache`] has hashed them.
 pub trait Store: Send + Sync {
-    /// Begins to read an object; `version_id` names one of its versions where the place keeps several.
-    fn open<'a>(&'a self, uri: &'a ArtifactUri, version_id: Option<&'a str>) -> Opening<'a>;
+    /// Begins to read an object, or goes on.
+    fn open<'a>(&'a self, request: Request<'a>) -> Opening<'a>;
 }
 
 /// The bytes of a model, proved: their digest and size are the announced ones. Made only by the [`Cache`].
@@ -110,6 +139,29 @@ pub enum Error {
         /// What happened.
         detail: String,
     },
+    /// The bytes trickle.
+    #[error("fetch artifact: {bytes} bytes in {seconds} s are too few (--min-fetch-rate, HOTSERVE_MIN_FETCH_RATE)")]
+    Slow {
+        /// How many came.
+        bytes: u64,
+        /// In what time.
+        seconds: u64,
+    },
+    /// The object is not where it is asked for. No redirect is followed: it would take the request to a host that
+    /// nobody chose.
+    #[error("{uri} is not here: {detail}. Set AWS_REGION to the region of the bucket; no redirect is followed")]
+    Redirected {
+        /// The object.
+        uri: String,
+        /// What the store said.
+        detail: String,
+    },
+    /// The object was overwritten while it was read.
+    #[error("{uri} was overwritten while it was fetched: upload every version to a key of its own")]
+    Changed {
+        /// The object.
+        uri: String,
+    },
     /// More or fewer bytes than announced, or more than allowed.
     #[error("{got} bytes instead of {expected}")]
     Size {
@@ -144,7 +196,7 @@ impl Error {
 
     /// Whether trying again may help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Slow { .. })
     }
 
     /// The label of `hotserve_rejections_total`.
@@ -154,6 +206,9 @@ impl Error {
             Self::NotFound { .. } => "not_found",
             Self::Denied { .. } => "access_denied",
             Self::Unavailable { .. } => "unavailable",
+            Self::Slow { .. } => "slow",
+            Self::Redirected { .. } => "redirect",
+            Self::Changed { .. } => "changed",
             Self::Size { .. } => "size",
             Self::Digest { .. } => "digest",
             Self::Disk { .. } => "disk",

@@ -1,8 +1,14 @@
 //! Kinesis and S3 go away, and come back.
 
+mod artifacts;
+mod clock;
+mod load;
+mod process;
+mod stream;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use serde_json::json;

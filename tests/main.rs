@@ -18,6 +18,7 @@ mod game_day;
 mod hostile;
 mod linearizability;
 mod manifest;
+mod promises;
 mod readers;
 mod start;
 mod stream;

@@ -184,7 +184,7 @@ impl Server {
         (Self::run(app), feeder)
     }
 
-    fn run(app: App) -> Self {
+    pub fn run(app: App) -> Self {
         let (addr, http, shutdown) = (app.addr(), app.http(), CancellationToken::new());
         let task = tokio::spawn(app.run(shutdown.clone()));
         Self { addr, client: Client::to(addr), http, shutdown, task }
@@ -289,4 +289,37 @@ impl Reply {
 /// A file of the repository.
 pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The same model as [`constant_model`], padded to a size: bytes enough to be torn on their way.
+pub fn padded_model(value: u64, size: usize) -> Vec<u8> {
+    let mut bytes = constant_model(value);
+    bytes.resize(size, b' ');
+    bytes
+}
+
+impl Server {
+    /// Waits until `/predict/m` is answered by this version of the model.
+    pub async fn until_model(&self, version: u64) {
+        until(&format!("version {version} of the model"), async || {
+            (self.model().await == version.to_string()).then_some(())
+        })
+        .await;
+    }
+
+    /// The version that answers `/predict/m`; nothing where there is none.
+    pub async fn model(&self) -> String {
+        let reply = self.client.post("/predict/m", r#"{"instances":[[0]]}"#).await;
+        reply.headers.get("x-model-version").map_or_else(String::new, |version| version.to_str().unwrap().to_owned())
+    }
+
+    /// How many messages and artifacts were refused for a reason.
+    pub async fn refused(&self, reason: &str) -> f64 {
+        self.metric(&format!(r#"hotserve_rejections_total{{reason="{reason}"}}"#)).await
+    }
+
+    pub async fn until_refused(&self, reason: &str, times: f64) {
+        until(&format!("{times} refusals: {reason}"), async || (self.refused(reason).await >= times).then_some(()))
+            .await;
+    }
 }

@@ -24,6 +24,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let durable = config.store.cache_dir.is_some();
     let stream = config.stream.name.clone();
 
+    shutdown::survive_file_size_limit()?;
     let boards = Boards::default();
     let aws = Aws::from_env().await;
     let adapters = Adapters::aws(&aws, &config, &boards);

@@ -145,7 +145,7 @@ impl Manager {
         digest: Option<Digest>,
         mut stages: Stages,
     ) {
-        let now = SystemTime::now();
+        let now = SystemTime::try_from(self.status.stream_now()).unwrap_or_else(|_| SystemTime::now());
         let since = |then| now.duration_since(then).unwrap_or(Duration::ZERO).as_secs_f64();
         let fresh = since(update.published());
         if update.live {

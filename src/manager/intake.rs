@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use jiff::Timestamp;
-
 use super::policy::{Mark, Verdict};
 use super::update::{Update, announcement};
 use super::{MAX_SLOTS, Manager};
@@ -27,7 +25,7 @@ impl Manager {
             self.count_slots(&notification, "duplicate");
             return;
         }
-        if notification.expires_at.is_some_and(|at| at < Timestamp::now()) {
+        if notification.expires_at.is_some_and(|at| at < self.status.stream_now()) {
             self.reject_message(&record, "expired", "its expires_at has passed");
             return;
         }

@@ -36,7 +36,7 @@ impl Refusal {
 impl Refusal {
     /// Whether it says nothing against the artifact: it cannot be had, or kept, for now.
     pub fn is_of_the_moment(&self) -> bool {
-        matches!(self.reason, "access_denied" | "unavailable" | "not_found" | "disk")
+        matches!(self.reason, "access_denied" | "unavailable" | "not_found" | "disk" | "slow" | "redirect")
     }
 }
 

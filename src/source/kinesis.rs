@@ -108,6 +108,7 @@ impl KinesisSource {
                 Some(_) = shell.tasks.join_next() => continue,
             };
             shell.surveying &= !matches!(event, Event::Surveyed(_));
+            self.observer.clock(self.api.clock_offset_ms());
             self.observer.on_event(&event, &tailer);
             for effect in tailer.on(event, self.api.now_ms()) {
                 self.observer.on_effect(&effect);

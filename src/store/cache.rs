@@ -7,31 +7,17 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use futures_util::StreamExt as _;
-use sha2::{Digest as _, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 
-use super::{Artifact, Body, Error};
+use super::{Artifact, Error};
 use crate::failpoint;
 use crate::id::Digest;
 
-/// The longest silence in the middle of an object.
-const IDLE: Duration = Duration::from_secs(30);
 /// How many artifacts that nothing refers to are kept, for a quick way back.
 const KEEP_UNUSED: usize = 3;
-
-/// What a fetched artifact must be.
-#[derive(Debug, Clone, Copy)]
-pub struct Expected {
-    /// Its digest, if announced.
-    pub sha256: Option<Digest>,
-    /// Its size, if announced.
-    pub size: Option<u64>,
-    /// The largest size allowed.
-    pub max: u64,
-}
 
 /// The folder. One process at a time.
 #[derive(Debug)]
@@ -39,6 +25,8 @@ pub struct Cache {
     root: PathBuf,
     /// Whether it outlives the process, and writes must reach the disk.
     durable: bool,
+    /// What nothing referred to when that was last looked at, and nobody has asked for since.
+    spare: Mutex<HashSet<Digest>>,
     _lock: File,
     _temporary: Option<TempDir>,
 }
@@ -73,7 +61,8 @@ impl Cache {
         for entry in std::fs::read_dir(root.join("incoming"))?.flatten() {
             let _ = std::fs::remove_file(entry.path());
         }
-        Ok(Self { durable: temporary.is_none(), root, _lock: lock, _temporary: temporary })
+        let spare = Mutex::default();
+        Ok(Self { durable: temporary.is_none(), root, spare, _lock: lock, _temporary: temporary })
     }
 
     /// Whether its content is there after a restart.
@@ -93,6 +82,8 @@ impl Cache {
     /// An artifact that is already here.
     pub fn get(&self, digest: Digest, size: Option<u64>) -> Option<Artifact> {
         let path = self.path(digest);
+        // Before it is looked for: from now on nobody takes it away to make room.
+        self.spare().remove(&digest);
         let found = std::fs::metadata(&path).ok()?.len();
         // Bytes that rotted are noticed when they are read.
         (size.is_none_or(|size| size == found)).then_some(Artifact { digest, size: found, path })
@@ -109,60 +100,13 @@ impl Cache {
         self.keep(file, digest, bytes.len() as u64)
     }
 
-    /// Reads an object to its end and keeps it if it is what it must be.
-    pub async fn fetch(
-        &self,
-        mut body: Body,
-        expected: Expected,
-        mut progress: impl FnMut(usize),
-    ) -> Result<Artifact, Error> {
-        let most = expected.size.unwrap_or(expected.max).min(expected.max);
-        let size_error = |got| Error::Size { expected: most, got };
-        if expected.size.is_some_and(|size| size > expected.max) {
-            return Err(Error::Size { expected: expected.max, got: expected.size.unwrap_or(u64::MAX) });
-        }
-        if let Some(length) = body.length
-            && (length > most || expected.size.is_some_and(|size| size != length))
-        {
-            return Err(size_error(length));
-        }
-        let mut file = self.incoming()?;
-        let mut hasher = Sha256::new();
-        let mut got = 0_u64;
-        loop {
-            let chunk = match tokio::time::timeout(IDLE, body.chunks.next()).await {
-                Ok(Some(chunk)) => chunk?,
-                Ok(None) => break,
-                Err(_) => return Err(Error::Unavailable { detail: format!("no byte came for {IDLE:?}") }),
-            };
-            got += chunk.len() as u64;
-            if got > most {
-                return Err(size_error(got));
-            }
-            hasher.update(&chunk);
-            failpoint::hit_in_the_middle_of("cache.fetch.half_written", &mut file, &chunk);
-            file.write_all(&chunk).map_err(Error::disk("write an artifact"))?;
-            progress(chunk.len());
-        }
-        if body.length.is_some_and(|length| got < length) {
-            return Err(Error::Unavailable { detail: format!("the object ended after {got} bytes") });
-        }
-        if expected.size.is_some_and(|size| got != size) {
-            return Err(size_error(got));
-        }
-        let digest = Digest::finish(hasher);
-        match expected.sha256 {
-            Some(expected) if expected != digest => Err(Error::Digest { expected, got: digest }),
-            _ => self.keep(file, digest, got),
-        }
-    }
-
-    fn incoming(&self) -> Result<NamedTempFile, Error> {
+    pub(super) fn incoming(&self) -> Result<NamedTempFile, Error> {
         NamedTempFile::new_in(self.root.join("incoming")).map_err(Error::disk("make a file in the cache folder"))
     }
 
-    fn keep(&self, file: NamedTempFile, digest: Digest, size: u64) -> Result<Artifact, Error> {
+    pub(super) fn keep(&self, file: NamedTempFile, digest: Digest, size: u64) -> Result<Artifact, Error> {
         let path = self.path(digest);
+        self.spare().remove(&digest);
         self.persist(file, &path).map_err(Error::disk("keep an artifact"))?;
         Ok(Artifact { digest, size, path })
     }
@@ -185,69 +129,46 @@ impl Cache {
         Ok(())
     }
 
+    fn spare(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Frees the disk: of the artifacts that are not in use, only the newest few stay.
     pub fn collect(&self, in_use: &HashSet<Digest>) -> std::io::Result<()> {
         failpoint::hit("cache.collect.before");
-        let mut unused: Vec<(SystemTime, PathBuf)> = Vec::new();
+        let mut spare = self.spare();
+        let mut unused: Vec<(SystemTime, Option<Digest>, PathBuf)> = Vec::new();
         for entry in std::fs::read_dir(self.root.join("artifacts"))?.flatten() {
             let digest = entry.file_name().to_str().and_then(|name| name.parse().ok());
             if digest.is_none_or(|digest| !in_use.contains(&digest)) {
                 let modified = entry.metadata().and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-                unused.push((modified, entry.path()));
+                unused.push((modified, digest, entry.path()));
             }
         }
-        unused.sort();
-        let surplus = unused.len().saturating_sub(KEEP_UNUSED);
-        for (_, path) in unused.into_iter().take(surplus) {
+        unused.sort_by_key(|(modified, ..)| *modified);
+        let kept = unused.split_off(unused.len().saturating_sub(KEEP_UNUSED));
+        *spare = kept.into_iter().filter_map(|(_, digest, _)| digest).collect();
+        for (_, _, path) in unused {
             failpoint::hit("cache.collect.between");
             std::fs::remove_file(path)?;
         }
         failpoint::hit("cache.collect.after");
         Ok(())
     }
+
+    /// Gives up what is kept only for a quick way back: the disk is full. What is served stays. Answers whether
+    /// anything went.
+    pub fn make_room(&self) -> bool {
+        // Held while they go, so that nobody is given one of them meanwhile.
+        let mut spare = self.spare();
+        let paths = spare.drain().map(|digest| self.root.join("artifacts").join(digest.to_string()));
+        paths.filter(|path| std::fs::remove_file(path).is_ok()).count() > 0
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
-    use futures_util::stream;
-
-    fn body(chunks: &[&'static str], length: Option<u64>) -> Body {
-        let chunks: Vec<_> = chunks.iter().map(|chunk| Ok(Bytes::from_static(chunk.as_bytes()))).collect();
-        Body { length, chunks: stream::iter(chunks).boxed() }
-    }
-
-    fn expect(sha256: Option<Digest>, size: Option<u64>) -> Expected {
-        Expected { sha256, size, max: 100 }
-    }
-
-    #[tokio::test]
-    async fn only_the_announced_bytes_are_kept() {
-        let cache = Cache::open(None).expect("a temporary folder");
-        let abc = Digest::of(b"abc");
-        let artifact =
-            cache.fetch(body(&["a", "bc"], Some(3)), expect(Some(abc), Some(3)), |_| {}).await.expect("good");
-        assert_eq!((artifact.digest(), artifact.size()), (abc, 3));
-        assert_eq!(artifact.read().expect("readable"), &b"abc"[..]);
-        assert!(cache.get(abc, Some(3)).is_some());
-        assert!(cache.get(abc, Some(4)).is_none());
-
-        for (chunks, length, expected, code) in [
-            (&["abd"][..], None, expect(Some(abc), Some(3)), "digest"),
-            (&["abcd"], None, expect(Some(abc), Some(3)), "size"),
-            (&["ab"], None, expect(Some(abc), Some(3)), "size"),
-            (&["abc"], Some(4), expect(Some(abc), Some(3)), "size"),
-            (&["ab"], Some(3), expect(Some(abc), Some(3)), "unavailable"),
-            (&["abc"], None, expect(Some(abc), Some(101)), "size"),
-            (&["0123456789"; 11], None, expect(None, None), "size"),
-        ] {
-            let error = cache.fetch(body(chunks, length), expected, |_| {}).await.expect_err(code);
-            assert_eq!(error.code(), code, "{chunks:?} {length:?} {expected:?}: {error}");
-        }
-        let left = std::fs::read_dir(cache.root.join("incoming")).expect("readable").count();
-        assert_eq!(left, 0, "what was refused leaves no file");
-    }
 
     #[test]
     fn a_folder_has_one_owner() {
@@ -276,5 +197,22 @@ mod tests {
         cache.collect(&HashSet::from([used])).expect("collectable");
         assert!(cache.get(used, None).is_some());
         assert_eq!(std::fs::read_dir(cache.root.join("artifacts")).expect("readable").count(), 1 + KEEP_UNUSED);
+    }
+
+    #[test]
+    fn a_full_disk_takes_what_nobody_asked_for_and_nothing_else() {
+        let cache = Cache::open(None).expect("a temporary folder");
+        let keep = |name: &str| cache.insert(name.as_bytes()).expect("room").digest();
+        let (served, asked, unused) = (keep("served"), keep("asked for"), keep("unused"));
+        assert!(!cache.make_room(), "nobody has said yet what is in use");
+        cache.collect(&HashSet::from([served])).expect("collectable");
+        let fresh = keep("came since");
+        assert!(cache.get(asked, None).is_some());
+        assert!(cache.make_room());
+        assert!(cache.get(unused, None).is_none());
+        for digest in [served, asked, fresh] {
+            assert!(cache.get(digest, None).is_some());
+        }
+        assert!(!cache.make_room());
     }
 }

@@ -1,13 +1,15 @@
 //! Files of this machine, where the configuration allows them.
 
+use std::io::SeekFrom;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
 use futures_util::{StreamExt as _, stream};
 use tokio::fs::File;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
-use super::{Body, Error, Opening, Store};
+use super::{Body, Error, Opening, Request, Store};
 use crate::notification::ArtifactUri;
 
 const CHUNK: usize = 256 << 10;
@@ -32,13 +34,20 @@ impl DirectoryStore {
 }
 
 impl Store for DirectoryStore {
-    fn open<'a>(&'a self, uri: &'a ArtifactUri, _version_id: Option<&'a str>) -> Opening<'a> {
+    fn open<'a>(&'a self, request: Request<'a>) -> Opening<'a> {
         Box::pin(async move {
-            let text = uri.to_string();
-            let ArtifactUri::File { path } = uri else { return Err(Error::Forbidden { uri: text }) };
+            let text = request.uri.to_string();
+            let ArtifactUri::File { path } = request.uri else { return Err(Error::Forbidden { uri: text }) };
             let real = self.resolve(Path::new(path), &text)?;
-            let file = File::open(&real).await.map_err(|error| not_found(&text, &error))?;
-            let length = file.metadata().await.map_err(|error| not_found(&text, &error))?.len();
+            let mut file = File::open(&real).await.map_err(|error| not_found(&text, &error))?;
+            let data = file.metadata().await.map_err(|error| not_found(&text, &error))?;
+            let (length, tag) =
+                (data.len(), format!("{} {} {} {}", data.ino(), data.len(), data.mtime(), data.mtime_nsec()));
+            if request.resume.is_some_and(|resume| resume.tag != tag) {
+                return Err(Error::Changed { uri: text });
+            }
+            let from = request.resume.map_or(0, |resume| resume.from);
+            file.seek(SeekFrom::Start(from)).await.map_err(|error| not_found(&text, &error))?;
             let chunks = stream::try_unfold(file, |mut file| async move {
                 let mut chunk = BytesMut::with_capacity(CHUNK);
                 let read = file
@@ -47,7 +56,7 @@ impl Store for DirectoryStore {
                     .map_err(|error| Error::Unavailable { detail: error.to_string() })?;
                 Ok(if read == 0 { None } else { Some((chunk.freeze(), file)) })
             });
-            Ok(Body { length: Some(length), chunks: chunks.boxed() })
+            Ok(Body { from, length: Some(length), tag: Some(tag), chunks: chunks.boxed() })
         })
     }
 }

@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
-use super::{Body, Error, Opening, Store};
+use super::{Body, Error, Opening, Request, Store};
+use crate::id::Digest;
 use crate::notification::ArtifactUri;
 
 /// Objects by URI.
@@ -23,12 +24,20 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn open<'a>(&'a self, uri: &'a ArtifactUri, _version_id: Option<&'a str>) -> Opening<'a> {
-        let uri = uri.to_string();
+    fn open<'a>(&'a self, request: Request<'a>) -> Opening<'a> {
+        let uri = request.uri.to_string();
         let object = self.objects.lock().unwrap_or_else(PoisonError::into_inner).get(&uri).cloned();
         Box::pin(async move {
-            let bytes = object.ok_or(Error::NotFound { uri, detail: "no such object in memory".to_owned() })?;
-            Ok(Body { length: Some(bytes.len() as u64), chunks: stream::iter([Ok(bytes)]).boxed() })
+            let Some(mut bytes) = object else {
+                return Err(Error::NotFound { uri, detail: "no such object in memory".to_owned() });
+            };
+            let (length, tag) = (bytes.len() as u64, Digest::of(&bytes).to_string());
+            if request.resume.is_some_and(|resume| resume.tag != tag) {
+                return Err(Error::Changed { uri });
+            }
+            let from = request.resume.map_or(0, |resume| resume.from).min(length);
+            let rest = bytes.split_off(usize::try_from(from).unwrap_or(bytes.len()));
+            Ok(Body { from, length: Some(length), tag: Some(tag), chunks: stream::iter([Ok(rest)]).boxed() })
         })
     }
 }

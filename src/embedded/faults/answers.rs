@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::body::{Body, BodyDataStream, Bytes, to_bytes};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
-use http::StatusCode;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::{HeaderValue, StatusCode};
 
 use super::{Answer, Call};
 use crate::embedded::conditional;
@@ -67,8 +67,14 @@ pub(super) fn instead_of_kinesis(answer: Answer, call: &Call) -> Option<Response
             "Iterator expired. The iterator was created too long ago, which is further in the past than the tolerated \
              delay of 300000 milliseconds.",
         ),
+        Answer::KmsDisabled => refused("KMSDisabledException", "arn:aws:kms:us-east-1:000000000000:key/k is disabled."),
+        Answer::ExpiredToken => {
+            refused("ExpiredTokenException", "The security token included in the request is expired")
+        }
         Answer::Html => html(),
-        Answer::CutBody | Answer::HangBody | Answer::Hang => return None,
+        Answer::Captive => captive(),
+        Answer::Redirect => redirect(),
+        Answer::CutBody | Answer::HangBody | Answer::GarbleBody | Answer::EndlessBody | Answer::Hang => return None,
     })
 }
 
@@ -84,9 +90,12 @@ pub(super) fn instead_of_s3(answer: Answer) -> Option<Response> {
         Answer::ResourceInUse => {
             (409, "OperationAborted", "A conflicting conditional operation is currently in progress.")
         }
-        Answer::ExpiredIterator => (400, "ExpiredToken", "The provided token has expired."),
+        Answer::ExpiredIterator | Answer::ExpiredToken => (400, "ExpiredToken", "The provided token has expired."),
+        Answer::KmsDisabled => (400, "KMS.DisabledException", "arn:aws:kms:us-east-1:000000000000:key/k is disabled."),
         Answer::Html => return Some(html()),
-        Answer::CutBody | Answer::HangBody | Answer::Hang => return None,
+        Answer::Captive => return Some(captive()),
+        Answer::Redirect => return Some(redirect()),
+        Answer::CutBody | Answer::HangBody | Answer::GarbleBody | Answer::EndlessBody | Answer::Hang => return None,
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     Some(conditional::error(status, code, message))
@@ -98,11 +107,28 @@ fn html() -> Response {
     (StatusCode::BAD_GATEWAY, [(CONTENT_TYPE, "text/html")], page).into_response()
 }
 
+fn captive() -> Response {
+    (StatusCode::OK, [(CONTENT_TYPE, "text/html")], "<html><body>Please accept our terms.</body></html>\n")
+        .into_response()
+}
+
+fn redirect() -> Response {
+    let message = "The bucket you are attempting to access must be addressed using the specified endpoint. Please send \
+                   all future requests to this endpoint.";
+    let mut answer = conditional::error(StatusCode::MOVED_PERMANENTLY, "PermanentRedirect", message);
+    // RFC 6761: this name never leads anywhere.
+    answer.headers_mut().insert(LOCATION, HeaderValue::from_static("http://s3.eu-west-1.invalid/"));
+    answer.headers_mut().insert("x-amz-bucket-region", HeaderValue::from_static("eu-west-1"));
+    answer
+}
+
 /// Spoils the body of a right answer, where the answer wants that.
 pub(super) async fn spoil(answer: Answer, right: Response) -> Response {
     match answer {
         Answer::CutBody => broken(right, cut()).await,
         Answer::HangBody => broken(right, Body::from_stream(stream::pending::<Result<Bytes, axum::Error>>())).await,
+        Answer::GarbleBody => garbled(right).await,
+        Answer::EndlessBody => endless(right),
         _ => right,
     }
 }
@@ -131,6 +157,29 @@ async fn broken(right: Response, end: Body) -> Response {
     };
     let beginning = stream::once(async move { Ok::<_, axum::Error>(beginning) });
     Response::from_parts(head, Body::from_stream(beginning.chain(end.into_data_stream())))
+}
+
+async fn garbled(right: Response) -> Response {
+    let (head, body) = right.into_parts();
+    let mut bytes = to_bytes(body, usize::MAX).await.unwrap_or_default().to_vec();
+    let middle = bytes.len() / 2;
+    if let Some(byte) = bytes.get_mut(middle) {
+        *byte ^= 1;
+    }
+    Response::from_parts(head, Body::from(bytes))
+}
+
+/// The body, and zeros for ever; nothing says how long it is.
+fn endless(right: Response) -> Response {
+    const PIECE: Bytes = Bytes::from_static(&[0; 16 << 10]);
+    let (mut head, body) = right.into_parts();
+    head.headers.remove(CONTENT_LENGTH);
+    let zeros = stream::unfold((), |()| async {
+        // A client that does not stop must not take the machine with it.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Some((Ok::<_, axum::Error>(PIECE), ()))
+    });
+    Response::from_parts(head, Body::from_stream(body.into_data_stream().chain(zeros)))
 }
 
 /// Lets a body through at a speed.

@@ -77,8 +77,20 @@ pub enum Answer {
     ResourceInUse,
     /// `ExpiredIteratorException`; of S3, 400 `ExpiredToken`.
     ExpiredIterator,
+    /// `KMSDisabledException`; of S3, 400 `KMS.DisabledException`.
+    KmsDisabled,
+    /// `ExpiredTokenException`; of S3, 400 `ExpiredToken`: the credentials are too old.
+    ExpiredToken,
     /// 502 and a page of HTML, as a proxy between gives it.
     Html,
+    /// 200 and a page of HTML, as a portal gives it that wants a login first.
+    Captive,
+    /// 301 to another host, as S3 answers where the bucket is in another region.
+    Redirect,
+    /// The right answer, with one bit of its body turned over.
+    GarbleBody,
+    /// The right answer, with no end.
+    EndlessBody,
     /// The right answer, until the connection ends in the middle of its body.
     CutBody,
     /// No answer at all, for ever. What is asked for is not done.

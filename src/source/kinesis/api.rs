@@ -45,6 +45,11 @@ impl Api {
         self.clock.now_ms().saturating_sub(2_000)
     }
 
+    /// How far the service's clock is ahead of this machine's, in milliseconds.
+    pub(super) fn clock_offset_ms(&self) -> i64 {
+        self.clock.offset_ms()
+    }
+
     pub(super) async fn describe(&self) -> Result<Description, Fault> {
         let answer = match self.client.describe_stream_summary().stream_name(&self.stream).send().await {
             Ok(answer) => answer,

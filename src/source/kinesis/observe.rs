@@ -22,6 +22,13 @@ impl Observer {
         Self { stream, metrics, status }
     }
 
+    /// How far the service's clock is ahead of this machine's.
+    pub(super) fn clock(&self, offset_ms: i64) {
+        let offset_ms = self.status.set_clock_offset(offset_ms);
+        #[expect(clippy::cast_precision_loss, reason = "a difference of clocks, for a person")]
+        self.metrics.stream_clock_offset.set(offset_ms as f64 / 1e3);
+    }
+
     /// An answer, before the tailer hears of it.
     pub(super) fn on_event(&self, event: &Event, tailer: &Tailer) {
         match event {
