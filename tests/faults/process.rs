@@ -12,7 +12,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::Value;
 
 use super::*;
-use crate::cli::{hotserve, run};
+use crate::cli::hotserve;
 use crate::support::{STREAM, padded_model};
 
 /// `hotserve serve`, on the endpoints of a cloud.
@@ -30,27 +30,30 @@ fn serve(cloud: &Cloud, cache_dir: &Path) -> Command {
     command
 }
 
-/// A process that ends with the test.
+/// A child that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Ended already is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A server in a process of its own.
 struct Process {
-    child: Child,
+    child: Ended,
     log: Arc<Mutex<String>>,
     addr: SocketAddr,
     client: Client,
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Ended already is as good.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Process {
     async fn start(mut command: Command) -> Self {
         // A pipe: a file would count against a limit on files.
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let (log, mut stderr) = (Arc::new(Mutex::new(String::new())), child.stderr.take().unwrap());
+        let mut child = Ended(command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
+        let (log, mut stderr) = (Arc::new(Mutex::new(String::new())), child.0.stderr.take().unwrap());
         let written = Arc::clone(&log);
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -78,7 +81,7 @@ impl Process {
     }
 
     fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+        Pid::from_child(&self.child.0)
     }
 
     /// How large a file may become from now on.
@@ -118,7 +121,7 @@ impl Process {
     }
 
     async fn ended(&mut self) -> i32 {
-        let status = until("the process to end", async || self.child.try_wait().unwrap()).await;
+        let status = until("the process to end", async || self.child.0.try_wait().unwrap()).await;
         status.code().unwrap_or_else(|| panic!("ended by signal {:?}: {}", status.signal(), self.log.lock().unwrap()))
     }
 }
@@ -164,8 +167,11 @@ async fn a_second_process_on_a_folder_is_refused_in_plain_words_and_the_first_go
     let first = Process::start(serve(&cloud, &folder)).await.ready().await;
     announce(&cloud, 1).await;
     first.until_served(1).await;
-    let second = serve(&cloud, &folder);
-    let (code, text) = tokio::task::spawn_blocking(|| run(second)).await.unwrap();
+    let mut second = serve(&cloud, &folder);
+    let mut second = Ended(second.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
+    let status = until("the second one to end", async || second.0.try_wait().unwrap()).await;
+    let (code, mut text) = (status.code().unwrap(), String::new());
+    second.0.stderr.take().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(code, 64, "{text}");
     for part in ["--cache-dir (HOTSERVE_CACHE_DIR)", folder.to_str().unwrap(), "another hotserve uses it"] {
         assert!(text.contains(part), "{text}");
