@@ -3,6 +3,7 @@
 //! A setting comes from its flag, else its environment variable, else the file, else its default. [`Settings`] is the
 //! one list of them, read by the command line and the file alike; [`Config`] is what the rest of the program sees.
 
+mod admin;
 mod manifest_uri;
 mod stream;
 
@@ -15,6 +16,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use self::admin::{AdminConfig, TOKEN as ADMIN_TOKEN, Token};
 pub use self::manifest_uri::ManifestUri;
 pub use self::stream::{ConsumerMode, StartAt, StreamConfig};
 use crate::id::ModelName;
@@ -110,6 +112,19 @@ pub struct Settings {
     /// Threads for predictions too dear for the threads that answer [default: the number of cores]
     #[arg(long, env = "HOTSERVE_COMPUTE_THREADS", value_name = "N")]
     pub compute_threads: Option<usize>,
+    /// Longest time that a request with x-min-version waits for that version [default: 1s]
+    #[arg(long, env = "HOTSERVE_MIN_VERSION_WAIT", value_name = "DURATION")]
+    pub min_version_wait: Option<HumanDuration>,
+    /// File with the token for commands at /admin; HOTSERVE_ADMIN_TOKEN may hold it instead [default: no commands]
+    #[arg(long, env = "HOTSERVE_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
+    /// Address for /admin, where it is not to be on the server's port
+    #[arg(long, env = "HOTSERVE_ADMIN_LISTEN", value_name = "IP:PORT")]
+    pub admin_listen: Option<SocketAddr>,
+    /// The token itself, for a host that has it already.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub admin_token: Option<Token>,
 }
 
 impl Settings {
@@ -146,12 +161,17 @@ impl Settings {
             request_timeout: self.request_timeout.or(other.request_timeout),
             drain: self.drain.or(other.drain),
             compute_threads: self.compute_threads.or(other.compute_threads),
+            min_version_wait: self.min_version_wait.or(other.min_version_wait),
+            admin_token_file: self.admin_token_file.or(other.admin_token_file),
+            admin_listen: self.admin_listen.or(other.admin_listen),
+            admin_token: self.admin_token.or(other.admin_token),
         }
     }
 
     /// Checks every setting and fills in the defaults.
     pub fn validate(self) -> Result<Config, Error> {
         let stream = StreamConfig::from_settings(&self)?;
+        let admin = AdminConfig::from_settings(&self)?;
         let initial_state = self.initial_state.unwrap_or_else(|| "0".to_owned());
         let initial_state = RawValue::from_string(initial_state)
             .map_err(|error| Error::new("--initial-state (HOTSERVE_INITIAL_STATE)", format!("not JSON: {error}")))?;
@@ -190,6 +210,8 @@ impl Settings {
                 drain: self.drain.map_or(Duration::from_secs(25), |drain| drain.0),
                 default_model: self.default_model,
                 compute_threads: self.compute_threads.unwrap_or(cores).max(1),
+                min_version_wait: self.min_version_wait.map_or(Duration::from_secs(1), |wait| wait.0),
+                admin,
             },
             initial_state,
         })
@@ -272,6 +294,10 @@ pub struct HttpConfig {
     pub default_model: Option<ModelName>,
     /// Threads of the compute pool.
     pub compute_threads: usize,
+    /// The longest time that a request waits for the version that it asks for, unless it says itself.
+    pub min_version_wait: Duration,
+    /// Whether commands are taken, and from whom.
+    pub admin: Option<AdminConfig>,
 }
 
 /// A place where artifacts may come from: everything that begins with it.

@@ -162,10 +162,12 @@ impl Server {
             drain: Duration::from_secs(60),
             default_model: None,
             compute_threads: 1,
+            min_version_wait: Duration::from_secs(10),
+            admin: None,
         };
         configure(&mut config);
         let compute = ComputePool::new(1, 1, metrics.predict_queue_depth.clone()).expect("threads");
-        let http = Arc::new(Http { serving, status: Arc::default(), metrics, compute, config });
+        let http = Arc::new(Http::new(serving, Arc::default(), metrics, compute, config, Handle::detached()));
         Self { router: router(Arc::clone(&http)), http, swapper }
     }
 
