@@ -158,11 +158,12 @@ impl Publisher {
         Self { manifest, ..self }
     }
 
-    /// Enters a draft into the manifest, if there is one, and announces it.
+    /// Enters a draft into the manifest, if there is one, and announces it. A manifest holds no commands: they are only
+    /// announced.
     pub async fn publish(&self, draft: Draft) -> Result<Published, Error> {
         // Before the manifest is written: what is in it must be announceable.
         check_size(&draft.partition_key(), &render(&draft)?)?;
-        let Some(object) = &self.manifest else {
+        let Some(object) = self.manifest.as_ref().filter(|_| !draft.is_control()) else {
             let receipt = self.announce(&draft.partition_key(), &render(&draft)?).await?;
             return Ok(Published { version: draft.version(), assigned: false, receipt });
         };

@@ -1,4 +1,4 @@
-//! `hotserve publish`: put a state or a model into the stream.
+//! `hotserve publish`: put a state, a model or a command into the stream.
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use hotserve_models::Loaders;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::value::RawValue;
 
+use super::control;
 use super::target::Target;
 use crate::config;
 use crate::id::{Format, ModelName, StateKey, Version};
@@ -26,6 +27,11 @@ enum What {
     State(State),
     /// Publish a model: hash it, upload it, announce it
     Model(Model),
+    /// Publish a command about a slot, to every server that follows the stream
+    Control {
+        #[command(subcommand)]
+        command: control::Command<Target>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -76,6 +82,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     match args.what {
         What::State(state) => publish_state(state).await,
         What::Model(model) => publish_model(model).await,
+        What::Control { command } => publish_control(command).await,
     }
 }
 
@@ -125,6 +132,18 @@ async fn publish_model(args: Model) -> anyhow::Result<()> {
     let model = publisher::Model { name, version, label, format: format.clone(), place, golden: None };
     let published = publisher.publish(Draft::model(model)).await?;
     report(&format!("model {} ({format})", args.name), &published);
+    Ok(())
+}
+
+async fn publish_control(command: control::Command<Target>) -> anyhow::Result<()> {
+    let (control, target) = command.into_parts()?;
+    let target = target.resolve().await?;
+    let what = format!("{} of {}", control.action.code(), control.slot);
+    let published = target.publisher()?.publish(Draft::control(control)).await?;
+    report(&what, &published);
+    if target.manifest.is_some() {
+        eprintln!("the manifest holds no commands: a server that starts from it later does not know of this one");
+    }
     Ok(())
 }
 
