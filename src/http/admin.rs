@@ -14,7 +14,7 @@ use super::Http;
 use super::predict::read;
 use super::problem::Problem;
 use crate::config::Token;
-use crate::manager::{Denied, Handle, Progress};
+use crate::manager::{Denied, Done, Handle, Progress};
 use crate::notification::Control;
 
 /// The largest command, in bytes: a slot, an action and a digest.
@@ -51,12 +51,15 @@ async fn command(http: &Http, admin: &Admin, request: Request) -> Result<Respons
         let detail = "the command was given, and what became of it is not known yet: look at /history";
         Problem::unavailable("timeout", detail)
     })?;
-    let done = outcome.map_err(|denied| problem(&denied))?;
+    outcome.map(answer).map_err(|denied| problem(&denied))
+}
+
+pub(super) fn answer(done: Done) -> Response {
     let status = match done.progress {
         Progress::Done => StatusCode::OK,
         Progress::Loading | Progress::Waiting => StatusCode::ACCEPTED,
     };
-    Ok((status, [(header::CACHE_CONTROL, "no-store")], Json(done)).into_response())
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(done)).into_response()
 }
 
 fn parse(body: &[u8]) -> Result<Control, Problem> {
@@ -76,7 +79,7 @@ fn parse(body: &[u8]) -> Result<Control, Problem> {
     }
 }
 
-fn problem(denied: &Denied) -> Problem {
+pub(super) fn problem(denied: &Denied) -> Problem {
     let (code, detail) = (denied.code(), denied.to_string());
     match denied {
         Denied::NoSlot(_) => Problem::new(StatusCode::NOT_FOUND, code, detail),
