@@ -4,11 +4,13 @@
 
 mod support;
 
+mod admin;
 mod cli;
 mod consumers;
 mod corpus;
 mod dashboards;
 mod doctor;
+mod events;
 mod faults;
 mod game_day;
 mod hostile;
