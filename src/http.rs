@@ -120,7 +120,7 @@ fn route(path: &'static str, methods: MethodRouter<Arc<Http>>, metrics: &Metrics
 /// The status page: one file, and nothing from outside.
 async fn page() -> Response {
     const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                          connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                          connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let mut response = Html(include_str!("http/page.html")).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
