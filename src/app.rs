@@ -4,6 +4,7 @@
 //! own, so that a page of ten thousand records or a slow disk takes no time from a request.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use crate::serving::{ServedState, Serving, Snapshot};
 use crate::source::kinesis::KinesisSource;
 use crate::source::manifest::{ManifestOptions, ManifestSource};
 use crate::source::{Bootstrap, Source};
-use crate::status::Status;
+use crate::status::{HistoryFile, Status};
 use crate::store::cache::OpenError;
 use crate::store::s3::S3Store;
 use crate::store::{Cache, Fetcher, Store};
@@ -48,6 +49,14 @@ pub enum Error {
     /// The port is taken, or not allowed.
     #[error("listen on {addr}: choose another port with --port (PORT), 0 for any free one")]
     Listen {
+        /// Where.
+        addr: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The port for commands is taken, or not allowed.
+    #[error("listen on {addr}: choose another address with --admin-listen (HOTSERVE_ADMIN_LISTEN)")]
+    AdminListen {
         /// Where.
         addr: SocketAddr,
         /// What the system said.
@@ -117,6 +126,9 @@ impl Adapters {
 pub struct App {
     listener: TcpListener,
     addr: SocketAddr,
+    /// For commands alone.
+    admin: Option<TcpListener>,
+    history: Option<HistoryFile>,
     http: Arc<Http>,
     manager: Manager,
     source: Box<dyn Source>,
@@ -168,6 +180,7 @@ impl App {
             source,
         })?;
         let cache = Arc::new(cache);
+        let history = if cache.is_durable() { keep_history(cache.root(), &status) } else { None };
 
         let key = StateKey::default();
         let initial = ServedState::new(key.clone(), Rank::Initial, &config.initial_state, None);
@@ -198,17 +211,27 @@ impl App {
         let compute =
             ComputePool::new(config.http.compute_threads, COMPUTE_QUEUE, metrics.predict_queue_depth.clone())?;
         let (listen, drain) = (config.http.listen, config.http.drain);
-        let http = Arc::new(Http { serving, status, metrics, compute, config: config.http });
+        let http = Arc::new(Http::new(serving, status, metrics, compute, config.http, manager.handle()));
 
         let listener = TcpListener::bind(listen).await.map_err(|source| Error::Listen { addr: listen, source })?;
         let addr = listener.local_addr()?;
+        let admin = match http.admin_listen() {
+            Some(addr) => Some(TcpListener::bind(addr).await.map_err(|source| Error::AdminListen { addr, source })?),
+            None => None,
+        };
         let background = Background::start()?;
-        Ok(Self { listener, addr, http, manager, source, background, drain })
+        Ok(Self { listener, addr, admin, history, http, manager, source, background, drain })
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where it takes commands, if it does.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.http.admin.as_ref()?;
+        Some(self.admin.as_ref().and_then(|listener| listener.local_addr().ok()).unwrap_or(self.addr))
     }
 
     /// What is served, for a host that looks itself.
@@ -218,7 +241,7 @@ impl App {
 
     /// Serves until shut down; then answers the requests that are under way, and stops.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { listener, http, manager, source, background, drain, .. } = self;
+        let Self { listener, admin, history, http, manager, source, background, drain, .. } = self;
         let runtime = background.0.as_ref().expect("it is taken only when dropped").handle().clone();
         let (outlet, events) = mpsc::channel(OUTLET);
         // The stream stops after the last request: until then its swaps are still wanted.
@@ -242,7 +265,22 @@ impl App {
             }
         });
 
+        // The history is kept until nothing is swapped any more.
+        let ended = CancellationToken::new();
+        let history = history.map(|history| runtime.spawn(history.run(ended.clone())));
+        let admin = admin.map(|admin| {
+            let router = http::admin_router(Arc::clone(&http));
+            tokio::spawn(http::listener::serve(admin, router, drain, shutdown.clone()))
+        });
+
         let served = http::listener::serve(listener, http::router(http), drain, shutdown).await;
+        if let Some(admin) = admin {
+            match admin.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the port for commands ended badly"),
+                Err(error) => tracing::error!(%error, "the port for commands ended badly"),
+            }
+        }
         stop.cancel();
         for task in [source, manager] {
             match tokio::time::timeout(STOP, task).await {
@@ -251,8 +289,21 @@ impl App {
                 Err(_) => tracing::warn!("the stream or the swap did not stop within {STOP:?}; leaving it behind"),
             }
         }
+        ended.cancel();
+        if let Some(history) = history
+            && tokio::time::timeout(STOP, history).await.is_err()
+        {
+            tracing::warn!("the last lines of the history could not be written within {STOP:?}");
+        }
         upkeep.abort();
         unready.abort();
         Ok(served?)
     }
+}
+
+/// The history is for people: a server that cannot keep it serves without.
+fn keep_history(folder: &Path, status: &Arc<Status>) -> Option<HistoryFile> {
+    HistoryFile::open(folder, status)
+        .inspect_err(|error| tracing::warn!(%error, "the history cannot be kept on disk; it ends with this process"))
+        .ok()
 }

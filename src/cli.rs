@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod consumers;
+mod control;
 #[cfg(feature = "embedded")]
 mod dev;
 mod doctor;
@@ -38,8 +39,10 @@ enum Command {
     Dev(dev::Args),
     /// Follow a Kinesis stream and serve what it brings
     Serve(Box<serve::Args>),
-    /// Publish a state or a model
+    /// Publish a state, a model or a command
     Publish(publish::Args),
+    #[command(flatten)]
+    Control(control::Command<control::Server>),
     /// Look at a manifest, or make one from the stream
     Manifest(manifest::Args),
     /// Show the messages of a stream as they come, decoded
@@ -56,7 +59,7 @@ impl Command {
     /// What is logged unless `RUST_LOG` says otherwise. Commands that a person looks at say themselves what is wrong.
     fn log_level(&self) -> &'static str {
         match self {
-            Self::Tail(_) | Self::Consumers(_) | Self::Doctor(_) => "error",
+            Self::Tail(_) | Self::Consumers(_) | Self::Doctor(_) | Self::Control(_) => "error",
             _ => "warn,hotserve=info",
         }
     }
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
             Command::Dev(args) => dev::run(args).await?,
             Command::Serve(args) => serve::run(*args).await?,
             Command::Publish(args) => publish::run(args).await?,
+            Command::Control(command) => control::run(command).await?,
             Command::Manifest(args) => manifest::run(args).await?,
             Command::Tail(args) => tail::run(args).await?,
             Command::Consumers(args) => consumers::run(args).await?,

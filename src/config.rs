@@ -3,6 +3,7 @@
 //! A setting comes from its flag, else its environment variable, else the file, else its default. [`Settings`] is the
 //! one list of them, read by the command line and the file alike; [`Config`] is what the rest of the program sees.
 
+mod admin;
 mod manifest_uri;
 mod stream;
 mod trust;
@@ -18,6 +19,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use self::admin::{AdminConfig, TOKEN as ADMIN_TOKEN, Token};
 pub use self::manifest_uri::ManifestUri;
 pub use self::stream::{ConsumerMode, StartAt, StreamConfig};
 use crate::id::{ModelName, Slot, Version};
@@ -127,6 +129,19 @@ pub struct Settings {
     /// What must be signed: off, model (all but states) or all [default: all with --trusted-keys, else off]
     #[arg(long, env = "HOTSERVE_REQUIRE_SIGNATURE", num_args = 0..=1, default_missing_value = "all", value_name = "WHAT")]
     pub require_signature: Option<Required>,
+    /// Longest time that a request with x-min-version waits for that version [default: 1s]
+    #[arg(long, env = "HOTSERVE_MIN_VERSION_WAIT", value_name = "DURATION")]
+    pub min_version_wait: Option<HumanDuration>,
+    /// File with the token for commands at /admin; HOTSERVE_ADMIN_TOKEN may hold it instead [default: no commands]
+    #[arg(long, env = "HOTSERVE_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
+    /// Address for /admin, where it is not to be on the server's port
+    #[arg(long, env = "HOTSERVE_ADMIN_LISTEN", value_name = "IP:PORT")]
+    pub admin_listen: Option<SocketAddr>,
+    /// The token itself, for a host that has it already.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub admin_token: Option<Token>,
 }
 
 impl Settings {
@@ -167,6 +182,10 @@ impl Settings {
             compute_threads: self.compute_threads.or(other.compute_threads),
             trusted_keys: self.trusted_keys.or(other.trusted_keys),
             require_signature: self.require_signature.or(other.require_signature),
+            min_version_wait: self.min_version_wait.or(other.min_version_wait),
+            admin_token_file: self.admin_token_file.or(other.admin_token_file),
+            admin_listen: self.admin_listen.or(other.admin_listen),
+            admin_token: self.admin_token.or(other.admin_token),
         }
     }
 
@@ -174,6 +193,7 @@ impl Settings {
     pub fn validate(self) -> Result<Config, Error> {
         let stream = StreamConfig::from_settings(&self)?;
         let trust = trust::from_settings(&self)?;
+        let admin = AdminConfig::from_settings(&self)?;
         let initial_state = self.initial_state.unwrap_or_else(|| "0".to_owned());
         let initial_state = RawValue::from_string(initial_state)
             .map_err(|error| Error::new("--initial-state (HOTSERVE_INITIAL_STATE)", format!("not JSON: {error}")))?;
@@ -215,6 +235,8 @@ impl Settings {
                 drain: self.drain.map_or(Duration::from_secs(25), |drain| drain.0),
                 default_model: self.default_model,
                 compute_threads: self.compute_threads.unwrap_or(cores).max(1),
+                min_version_wait: self.min_version_wait.map_or(Duration::from_secs(1), |wait| wait.0),
+                admin,
             },
             initial_state,
             pins,
@@ -319,6 +341,10 @@ pub struct HttpConfig {
     pub default_model: Option<ModelName>,
     /// Threads of the compute pool.
     pub compute_threads: usize,
+    /// The longest time that a request waits for the version that it asks for, unless it says itself.
+    pub min_version_wait: Duration,
+    /// Whether commands are taken, and from whom.
+    pub admin: Option<AdminConfig>,
 }
 
 /// A place where artifacts may come from: everything that begins with it.

@@ -1,13 +1,17 @@
 //! The HTTP interface.
 //!
 //! It reads what is served and how the server does, and knows nothing of where that comes from. A request takes one
-//! [`Snapshot`](crate::serving::Snapshot) and answers everything from it.
+//! [`Snapshot`](crate::serving::Snapshot) and answers everything from it. Commands go to the manager through its
+//! [`Handle`](crate::manager::Handle), which is all of it that is named here.
 
+mod admin;
 mod answer;
 mod body;
 mod catalog;
+mod events;
 mod health;
 pub mod listener;
+mod min_version;
 mod observe;
 mod predict;
 mod problem;
@@ -15,20 +19,25 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
 use http::{HeaderValue, StatusCode, header};
+use tokio::sync::Semaphore;
 
 use crate::config::HttpConfig;
+use crate::manager::Handle;
 use crate::metrics::Metrics;
 use crate::serving::Serving;
 use crate::serving::compute::ComputePool;
 use crate::status::Status;
 use observe::Observe;
 use problem::Problem;
+
+pub use admin::Admin;
 
 /// What the interface shows and uses.
 pub struct Http {
@@ -42,15 +51,40 @@ pub struct Http {
     pub compute: ComputePool,
     /// The limits.
     pub config: HttpConfig,
+    /// Who may give commands; nobody where there is none.
+    pub admin: Option<Admin>,
+    /// Places for requests that wait for a version.
+    waiters: Semaphore,
+    /// Places for those who listen to events.
+    listeners: Arc<Semaphore>,
+}
+
+impl Http {
+    /// An interface to these parts.
+    pub fn new(
+        serving: Arc<Serving>,
+        status: Arc<Status>,
+        metrics: Arc<Metrics>,
+        compute: ComputePool,
+        config: HttpConfig,
+        commands: Handle,
+    ) -> Self {
+        let admin = config.admin.as_ref().map(|admin| Admin { token: admin.token.clone(), handle: commands });
+        let (waiters, listeners) = (Semaphore::new(min_version::WAITERS), Arc::new(Semaphore::new(events::CLIENTS)));
+        Self { serving, status, metrics, compute, config, admin, waiters, listeners }
+    }
+
+    /// Where commands are taken, if that is not where everything is.
+    pub fn admin_listen(&self) -> Option<SocketAddr> {
+        self.config.admin.as_ref()?.listen
+    }
 }
 
 /// Every route. HEAD works where GET does.
 pub fn router(http: Arc<Http>) -> Router {
     let metrics = Arc::clone(&http.metrics);
-    let on = |path: &'static str, methods: MethodRouter<Arc<Http>>| {
-        let observed = methods.fallback(method_not_allowed).layer(Observe::route(path, &metrics));
-        Router::new().route(path, observed)
-    };
+    let on = |path, methods| route(path, methods, &metrics);
+    let admin = if http.admin.is_some() && http.admin_listen().is_none() { admin_route(&http) } else { Router::new() };
     Router::new()
         .merge(on("/", get(page)))
         .merge(on("/state", get(state::get_default)))
@@ -59,18 +93,34 @@ pub fn router(http: Arc<Http>) -> Router {
         .merge(on("/predict/{model}", post(predict::by_name)))
         .merge(on("/models", get(catalog::models)))
         .merge(on("/history", get(catalog::history)))
+        .merge(on("/events", get(events::events)))
         .merge(on("/livez", get(health::live)))
         .merge(on("/healthz", get(health::live)))
         .merge(on("/readyz", get(health::ready)))
         .merge(on("/metrics", get(health::metrics)))
+        .merge(admin)
         .fallback_service(any(not_found).layer(Observe::route("unmatched", &metrics)))
         .with_state(http)
+}
+
+/// The routes of a port for commands alone.
+pub fn admin_router(http: Arc<Http>) -> Router {
+    let unmatched = Observe::route("unmatched", &http.metrics);
+    admin_route(&http).fallback_service(any(not_found).layer(unmatched)).with_state(http)
+}
+
+fn admin_route(http: &Http) -> Router<Arc<Http>> {
+    route("/admin/control", post(admin::control), &http.metrics)
+}
+
+fn route(path: &'static str, methods: MethodRouter<Arc<Http>>, metrics: &Metrics) -> Router<Arc<Http>> {
+    Router::new().route(path, methods.fallback(method_not_allowed).layer(Observe::route(path, metrics)))
 }
 
 /// The status page: one file, and nothing from outside.
 async fn page() -> Response {
     const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                          connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                          connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let mut response = Html(include_str!("http/page.html")).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));

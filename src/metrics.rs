@@ -134,9 +134,12 @@ pub const ROUTES: &[&str] = &[
     "/healthz",
     "/metrics",
     "unmatched",
+    "/events",
+    "/admin/control",
 ];
 /// The statuses that have a series of their own.
-pub const STATUSES: &[&str] = &["200", "304", "400", "404", "405", "408", "413", "422", "500", "503", "other"];
+pub const STATUSES: &[&str] =
+    &["200", "202", "304", "400", "401", "404", "405", "408", "409", "412", "413", "422", "500", "503", "other"];
 const POLLS: &[&str] = &["ok", "throttled", "expired", "invalid", "not_found", "denied", "failed"];
 const MANIFEST_READS: &[&str] = &["changed", "unchanged", "absent", "failed"];
 const SIGNATURES: &[&str] = &["none", "unchecked", "good"];

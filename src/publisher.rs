@@ -23,7 +23,7 @@ use crate::id::{Digest, Slot, Version};
 use crate::manifest::object::ManifestObject;
 use crate::manifest::update::{Change, update};
 use crate::manifest::{self, Entry, Manifest};
-use crate::notification::envelope;
+use crate::notification::{Action, Control, envelope};
 use crate::trust::SigningKey;
 
 /// The largest message, with its partition key: Kinesis' own limit, unless a stream is set to allow more.
@@ -102,12 +102,28 @@ pub enum Error {
     Message(String),
     /// What is signed would be good for ever.
     #[error(
-        "{slot} is to be signed, and has no version: without one, whoever can write to the stream could publish it \
-         again; give --version, or --manifest to have the next one"
+        "{slot} is to be signed, and leaves a version open: whoever can write to the stream could publish it again; give \
+         --version (--to and --from for a rollback), or --manifest to have it filled in"
     )]
     SignedWithoutVersion {
         /// The slot.
         slot: Slot,
+    },
+    /// A command leaves open what the manifest does not know either.
+    #[error("the manifest does not have the versions of {slot} that the command leaves open: give {what}")]
+    OpenCommand {
+        /// The slot.
+        slot: Slot,
+        /// The flag.
+        what: &'static str,
+    },
+    /// A rollback to what is the newest already.
+    #[error("nothing above {to} is announced for {slot}: there is nothing to take back")]
+    NothingAbove {
+        /// The slot.
+        slot: Slot,
+        /// Where to go back to.
+        to: Version,
     },
     /// The manifest could not be written.
     #[error("enter it into the manifest (nothing was announced)")]
@@ -183,13 +199,18 @@ impl Publisher {
         // Before the manifest is written: what is in it must be announceable.
         check_size(&draft.partition_key(), &self.render(&draft)?)?;
         let Some(object) = &self.manifest else {
-            if !self.signing_keys.is_empty() && draft.version().is_none() {
+            // What its meaning depends on when it is read could be played again, signature and all.
+            let may_be_played_again = match draft.told() {
+                Some(control) => control.may_be_played_again(true),
+                None => draft.version().is_some(),
+            };
+            if !self.signing_keys.is_empty() && !may_be_played_again {
                 return Err(Error::SignedWithoutVersion { slot: draft.slot() });
             }
             let receipt = self.announce(&draft.partition_key(), &self.render(&draft)?).await?;
             return Ok(Published { version: draft.version(), assigned: false, receipt });
         };
-        let assigned = draft.version().is_none();
+        let assigned = draft.version().is_none() && draft.told().is_none();
         let mut tried = None;
         let limits = manifest::Limits::default();
         let draft = update(object, &limits, |manifest| {
@@ -198,7 +219,10 @@ impl Publisher {
             if let Some(before) = tried.take().filter(|before| self.is_held(manifest, before)) {
                 return Ok((before, Change::Leave));
             }
-            let draft = versioned(&draft, manifest)?;
+            let draft = match draft.told() {
+                Some(control) => draft.clone().with_control(explicit(control, manifest)?),
+                None => versioned(&draft, manifest)?,
+            };
             let text = String::from_utf8(self.render(&draft)?).map_err(|error| Error::Message(error.to_string()))?;
             let message = RawValue::from_string(text).map_err(|error| Error::Message(error.to_string()))?;
             let entry = Entry::new(message, None, &limits.message).map_err(Error::Message)?;
@@ -231,7 +255,7 @@ impl Publisher {
     /// Whether the manifest holds this very message.
     fn is_held(&self, manifest: &Manifest, draft: &Draft) -> bool {
         let message = self.render(draft).unwrap_or_default();
-        manifest.held(&draft.slot()).is_some_and(|held| held.entry.message().as_bytes() == message)
+        manifest.entries().any(|entry| entry.message().as_bytes() == message)
     }
 
     /// Puts a message. Messages with the same partition key keep their order.
@@ -347,4 +371,26 @@ fn versioned(draft: &Draft, manifest: &Manifest) -> Result<Draft, Error> {
             Ok(draft.clone().with_version(next))
         }
     }
+}
+
+/// The command with the versions that it leaves open, as the manifest has them: what it means must not depend on when
+/// it is read.
+fn explicit(control: &Control, manifest: &Manifest) -> Result<Control, Error> {
+    let Control { slot, action } = control;
+    let mut kept = manifest.kept(slot).filter_map(|held| held.rank.version());
+    let (newest, before) = (kept.next(), kept.next());
+    let open = |what: &'static str| Error::OpenCommand { slot: slot.clone(), what };
+    let action = match *action {
+        Action::Pin(None) => Action::Pin(Some(newest.ok_or_else(|| open("--version"))?)),
+        Action::Rollback { to, from } => {
+            let (to, from) = (to.or(before), from.or(newest));
+            let (to, from) = (to.ok_or_else(|| open("--to"))?, from.ok_or_else(|| open("--from"))?);
+            if to >= from {
+                return Err(Error::NothingAbove { slot: slot.clone(), to });
+            }
+            Action::Rollback { to: Some(to), from: Some(from) }
+        }
+        action => action,
+    };
+    Ok(Control { slot: slot.clone(), action })
 }

@@ -16,6 +16,7 @@ use hotserve_models::Model;
 use http::HeaderValue;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
+use tokio::sync::watch;
 
 use crate::id::{Digest, Format, ModelName, Rank, Slot, StateKey};
 
@@ -165,23 +166,32 @@ fn header(text: &str) -> HeaderValue {
 /// The readers' side: one load a request.
 pub struct Serving {
     current: Arc<ArcSwap<Snapshot>>,
+    swaps: watch::Receiver<u64>,
 }
 
 /// The writer's side. There is one, and it cannot be cloned: one writer.
 pub struct Swapper {
     current: Arc<ArcSwap<Snapshot>>,
+    swaps: watch::Sender<u64>,
 }
 
 impl Serving {
     /// Begins with this snapshot.
     pub fn new(initial: Snapshot) -> (Arc<Self>, Swapper) {
+        let (sender, swaps) = watch::channel(initial.generation);
         let current = Arc::new(ArcSwap::from_pointee(initial));
-        (Arc::new(Self { current: Arc::clone(&current) }), Swapper { current })
+        (Arc::new(Self { current: Arc::clone(&current), swaps }), Swapper { current, swaps: sender })
     }
 
     /// What is served now. Take it once a request and pass it down.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
+    }
+
+    /// Changes after each swap, to its generation: for who waits for one. Mark it as seen, then take the snapshot, then
+    /// wait, and no swap is missed.
+    pub fn swaps(&self) -> watch::Receiver<u64> {
+        self.swaps.clone()
     }
 }
 
@@ -193,6 +203,9 @@ impl Swapper {
 
     /// Serves this from now on, and answers what was served before. Cannot fail.
     pub fn swap(&self, next: Snapshot) -> Arc<Snapshot> {
-        self.current.swap(Arc::new(next))
+        let generation = next.generation;
+        let before = self.current.swap(Arc::new(next));
+        self.swaps.send_replace(generation);
+        before
     }
 }

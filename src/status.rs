@@ -2,23 +2,31 @@
 //!
 //! The source and the manager write on it, the HTTP interface reads it; nobody decides by it.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod file;
+mod history;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use tokio::sync::watch;
 
-use crate::id::{KeyId, ShardId, Slot};
+use self::history::History;
+use crate::id::{ShardId, Slot};
 
-/// How many entries `/history` keeps.
-const HISTORY: usize = 500;
+pub use self::file::HistoryFile;
+pub use self::history::{By, Entry, KEPT, Line};
+
 /// Clocks that differ by less than this may be the same: one of them is read to the second, after a way of unknown length.
 const CLOCKS_AGREE_MS: u64 = 3_000;
 
 /// The board.
 pub struct Status {
     inner: Mutex<Inner>,
+    /// Says that the history has grown, or that the server is draining.
+    news: watch::Sender<()>,
 }
 
 struct Inner {
@@ -27,8 +35,7 @@ struct Inner {
     manifest: Option<Manifest>,
     bootstrapped: Option<Bootstrapped>,
     held: BTreeMap<Slot, Held>,
-    history: VecDeque<Entry>,
-    next_id: u64,
+    history: History,
 }
 
 /// Whether requests should be sent here. A latch: once ready, only draining ends it.
@@ -129,8 +136,8 @@ impl Bootstrapped {
 /// To what a slot is pinned, and who says so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Held {
-    /// `setting`, `admin` or `stream`.
-    pub by: &'static str,
+    /// Who says so.
+    pub by: By,
     /// The version; it need not be here.
     pub version: String,
 }
@@ -144,67 +151,6 @@ pub struct Trouble {
     pub message: String,
 }
 
-/// One line of `/history`: something was swapped in, or refused.
-#[derive(Debug, Clone, Serialize)]
-pub struct Entry {
-    /// Counts up from 1 since the start of the process.
-    pub id: u64,
-    /// When.
-    pub at: Timestamp,
-    /// `applied` or `rejected`.
-    pub outcome: &'static str,
-    /// Which slots; none if the message could not be read.
-    pub slots: Vec<String>,
-    /// Their versions, in the same order.
-    pub versions: Vec<String>,
-    /// Who told it, if somebody did: `admin` or `stream`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub by: Option<&'static str>,
-    /// Why it was refused: the label of `hotserve_rejections_total`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<&'static str>,
-    /// The same for a person.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
-    /// Where the message stood in the stream.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sequence_number: Option<String>,
-    /// The model's digest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
-    /// Seconds that each stage took.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub stages: BTreeMap<&'static str, f64>,
-    /// Seconds from publication to serving.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub publish_to_serving_seconds: Option<f64>,
-    /// Whose signatures were good.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub signers: Vec<KeyId>,
-}
-
-impl Entry {
-    /// An entry of now, to be filled in.
-    pub fn new(outcome: &'static str, slots: impl IntoIterator<Item = (Slot, String)>) -> Self {
-        let (slots, versions) = slots.into_iter().map(|(slot, version)| (slot.to_string(), version)).unzip();
-        Self {
-            id: 0,
-            at: Timestamp::now(),
-            outcome,
-            slots,
-            versions,
-            by: None,
-            reason: None,
-            detail: None,
-            sequence_number: None,
-            digest: None,
-            stages: BTreeMap::new(),
-            publish_to_serving_seconds: None,
-            signers: Vec::new(),
-        }
-    }
-}
-
 impl Default for Status {
     fn default() -> Self {
         let inner = Inner {
@@ -213,10 +159,9 @@ impl Default for Status {
             manifest: None,
             bootstrapped: None,
             held: BTreeMap::new(),
-            history: VecDeque::new(),
-            next_id: 1,
+            history: History::default(),
         };
-        Self { inner: Mutex::new(inner) }
+        Self { inner: Mutex::new(inner), news: watch::Sender::new(()) }
     }
 }
 
@@ -252,6 +197,7 @@ impl Status {
     /// Shutting down from here on.
     pub fn set_draining(&self) {
         self.lock().readiness = Readiness::Draining;
+        self.news.send_replace(());
     }
 
     /// The stream answered.
@@ -362,20 +308,36 @@ impl Status {
         self.lock().held.clone()
     }
 
-    /// Notes a swap or a rejection.
-    pub fn record(&self, mut entry: Entry) {
+    /// Notes a swap, a rejection or a command.
+    pub fn record(&self, entry: Entry) {
+        self.lock().history.push(entry);
+        self.news.send_replace(());
+    }
+
+    /// Takes in the history of an earlier run, before this one has any.
+    fn remember(&self, lines: Vec<Line>) {
         let mut inner = self.lock();
-        entry.id = inner.next_id;
-        inner.next_id += 1;
-        if inner.history.len() == HISTORY {
-            inner.history.pop_front();
-        }
-        inner.history.push_back(entry);
+        lines.into_iter().for_each(|line| inner.history.push_line(line));
     }
 
     /// The newest entries, newest first.
-    pub fn history(&self, limit: usize) -> Vec<Entry> {
-        self.lock().history.iter().rev().take(limit).cloned().collect()
+    pub fn history(&self, limit: usize) -> Vec<Arc<Line>> {
+        self.lock().history.last(limit)
+    }
+
+    /// The entries that came after an id, oldest first. Some may be gone: the ids tell.
+    pub fn after(&self, id: u64, limit: usize) -> Vec<Arc<Line>> {
+        self.lock().history.after(id, limit)
+    }
+
+    /// The id of the newest entry there ever was; 0 before the first.
+    pub fn newest(&self) -> u64 {
+        self.lock().history.newest()
+    }
+
+    /// Changes whenever the history has grown, and when draining begins.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
     }
 }
 
@@ -383,3 +345,6 @@ impl Status {
 pub fn timestamp(at: SystemTime) -> Timestamp {
     Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod admin;
 mod cli;
 mod consumers;
 mod control;
@@ -13,6 +14,7 @@ mod corpus;
 mod crash;
 mod dashboards;
 mod doctor;
+mod events;
 mod faults;
 mod game_day;
 mod hostile;

@@ -152,6 +152,8 @@ pub async fn unreachable() -> Aws {
 /// A running server.
 pub struct Server {
     pub addr: SocketAddr,
+    /// Where it takes commands.
+    pub admin: Option<SocketAddr>,
     pub client: Client,
     pub http: Arc<Http>,
     shutdown: CancellationToken,
@@ -185,9 +187,9 @@ impl Server {
     }
 
     pub fn run(app: App) -> Self {
-        let (addr, http, shutdown) = (app.addr(), app.http(), CancellationToken::new());
+        let (addr, admin, http, shutdown) = (app.addr(), app.admin_addr(), app.http(), CancellationToken::new());
         let task = tokio::spawn(app.run(shutdown.clone()));
-        Self { addr, client: Client::to(addr), http, shutdown, task }
+        Self { addr, admin, client: Client::to(addr), http, shutdown, task }
     }
 
     pub async fn ready(self) -> Self {
@@ -241,6 +243,14 @@ impl Client {
     pub async fn get_if_none_match(&self, path: &str, etag: &str) -> Reply {
         let request = Request::builder().uri(self.uri(path)).header("if-none-match", etag);
         self.send(request.body(Full::default()).unwrap()).await
+    }
+
+    /// A request with headers; with a body it is a POST.
+    pub async fn ask(&self, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Reply {
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let request = Request::builder().method(method).uri(self.uri(path));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        self.send(request.body(Full::from(body.unwrap_or_default().to_owned())).unwrap()).await
     }
 
     pub async fn post(&self, path: &str, body: impl Into<Bytes>) -> Reply {

@@ -1,5 +1,6 @@
 //! `hotserve dev`: everything in one process, and nothing else needed.
 
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -10,9 +11,9 @@ use super::running::Running;
 use super::serve::as_setting;
 use crate::app::{Adapters, App, Boards};
 use crate::aws::{Aws, Retries};
-use crate::config::{self, HumanDuration, Settings};
+use crate::config::{self, HumanDuration, Settings, Token};
 use crate::embedded::{self, Embedded, faults};
-use crate::id::{ModelName, Version};
+use crate::id::{Digest, ModelName, Version};
 use crate::manifest::Limits;
 use crate::manifest::object::ManifestObject;
 use crate::publisher::{self, Draft, Model, Publisher};
@@ -75,7 +76,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     })?;
     let aws = Aws::at(embedded.endpoints()).await;
 
+    let admin_token = random_token().context("make a token for commands")?;
     let settings = Settings {
+        admin_token: Some(Token::parse(&admin_token)?),
         stream: Some(STREAM.to_owned()),
         host: Some(LOCALHOST),
         port: Some(args.port),
@@ -123,6 +126,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         stream: STREAM.to_owned(),
         bucket: BUCKET.to_owned(),
         manifest: manifest.map(|uri| uri.to_string()),
+        admin_token,
     };
     let _announced = running.announce().context("leave a note for publish --dev")?;
     let shutdown = shutdown::on_signal()?;
@@ -134,6 +138,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     }
     server.await.context("the server panicked")??;
     Ok(())
+}
+
+/// A token that nobody guesses, for this run.
+fn random_token() -> std::io::Result<String> {
+    let mut bytes = [0; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(Digest::of(&bytes).to_string())
 }
 
 async fn until_ready(status: &crate::status::Status) {
@@ -181,7 +192,7 @@ fn write_retrained(folder: &Path) -> anyhow::Result<Option<String>> {
 fn welcome(running: &Running, retrained: Option<&str>, temporary: bool) -> String {
     use std::fmt::Write as _;
     let program = std::env::args().next().unwrap_or_else(|| "hotserve".to_owned());
-    let Running { http, kinesis, s3, region, access_key_id, secret_access_key, stream, bucket, manifest } = running;
+    let Running { http, kinesis, s3, region, access_key_id, secret_access_key, stream, bucket, manifest, .. } = running;
     let port = http.port();
     let dev = if port == 8000 { "--dev".to_owned() } else { format!("--dev {port}") };
     let mut text = format!("\nhotserve is ready: http://localhost:{port}/\n\nAsk it:\n  curl localhost:{port}/state\n");
@@ -191,6 +202,7 @@ fn welcome(running: &Running, retrained: Option<&str>, temporary: bool) -> Strin
     let _ = writeln!(text, "\nChange what it serves, from another terminal:\n  {program} publish state 42 {dev}");
     if let (Some(path), Some(sample)) = (retrained, samples::all().first()) {
         let _ = writeln!(text, "  {program} publish model {path} --name {} --version 2 {dev}", sample.name);
+        let _ = writeln!(text, "  {program} rollback --model {} {dev}", sample.name);
     }
     let _ = write!(
         text,

@@ -1,4 +1,4 @@
-//! `hotserve publish`: put a state or a model into the stream.
+//! `hotserve publish`: put a state, a model or a command into the stream.
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use hotserve_models::Loaders;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::value::RawValue;
 
+use super::control;
 use super::target::Target;
 use crate::config;
 use crate::id::{Format, ModelName, StateKey, Version};
@@ -27,6 +28,11 @@ enum What {
     State(State),
     /// Publish a model: hash it, upload it, announce it
     Model(Model),
+    /// Publish a command about a slot, to every server that follows the stream
+    Control {
+        #[command(subcommand)]
+        command: control::Command<To>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,6 +83,15 @@ struct Model {
     target: Target,
 }
 
+/// Where a command goes, and who signs it.
+#[derive(Debug, clap::Args)]
+struct To {
+    #[command(flatten)]
+    signing: Signing,
+    #[command(flatten)]
+    target: Target,
+}
+
 #[derive(Debug, clap::Args)]
 struct Signing {
     /// Sign it with the key in this file, which hotserve keygen makes; repeatable
@@ -96,6 +111,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     match args.what {
         What::State(state) => publish_state(state).await,
         What::Model(model) => publish_model(model).await,
+        What::Control { command } => publish_control(command).await,
     }
 }
 
@@ -148,6 +164,16 @@ async fn publish_model(args: Model) -> anyhow::Result<()> {
     let model = publisher::Model { name, version, label, format: format.clone(), place, golden: None };
     let published = publisher.publish(Draft::model(model)).await?;
     report(&format!("model {} ({format})", args.name), &published);
+    Ok(())
+}
+
+async fn publish_control(command: control::Command<To>) -> anyhow::Result<()> {
+    let (control, To { signing, target }) = command.into_parts()?;
+    let keys = signing.keys()?;
+    let what = format!("{} of {}", control.action.code(), control.slot);
+    let publisher = target.resolve().await?.publisher()?.with_signing_keys(keys);
+    let published = publisher.publish(Draft::control(control)).await?;
+    report(&what, &published);
     Ok(())
 }
 

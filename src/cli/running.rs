@@ -1,4 +1,4 @@
-//! How `publish --dev` finds a running `hotserve dev`: a file in the user's runtime folder, one for each HTTP port.
+//! How commands with `--dev` find a running `hotserve dev`: a file in the user's runtime folder, one for each HTTP port.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -23,6 +23,9 @@ pub(super) struct Running {
     pub(super) bucket: String,
     /// Its manifest, if it has one.
     pub(super) manifest: Option<String>,
+    /// What whoever gives it commands must present.
+    #[serde(default)]
+    pub(super) admin_token: String,
 }
 
 impl Running {

@@ -31,6 +31,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let app = App::bind(config, adapters, boards).await.map_err(as_setting)?;
     let shutdown = shutdown::on_signal()?;
     tracing::info!(addr = %app.addr(), stream, "listening; /readyz turns 200 when the stream has been caught up with");
+    if let Some(addr) = app.admin_addr() {
+        tracing::info!(%addr, "commands are taken at /admin/control from who has the admin token");
+    }
     if !durable {
         tracing::info!("no --cache-dir: after a restart, everything is read from the stream again");
     }

@@ -11,15 +11,13 @@ use hotserve_models::TensorSpec;
 use http::{StatusCode, header};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::Http;
 use super::problem::Problem;
 use crate::id::{Digest, Rank, Slot};
 use crate::serving::{ServedModel, ServedState};
-use crate::status::{Entry, Held, timestamp};
-
-/// The most entries of one `/history`.
-const LIMIT: usize = 500;
+use crate::status::{Held, KEPT, timestamp};
 
 #[derive(Serialize)]
 struct Catalog<'a> {
@@ -59,9 +57,9 @@ struct StateRow<'a> {
 }
 
 /// A version: a number, or the text of a sequence number, which is no JSON number.
-#[derive(Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
-enum Number {
+pub(super) enum Number {
     Version(u64),
     Sequence(String),
 }
@@ -124,19 +122,20 @@ pub(super) struct HistoryQuery {
 }
 
 #[derive(Serialize)]
-struct History {
-    entries: Vec<Entry>,
+struct History<'a> {
+    entries: Vec<&'a RawValue>,
 }
 
-/// The last swaps and rejections, newest first.
+/// The last swaps, rejections and commands, newest first.
 pub(super) async fn history(
     State(http): State<Arc<Http>>,
     query: Result<Query<HistoryQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let limit = query.ok().map(|Query(query)| query.limit.unwrap_or(LIMIT)).filter(|limit| *limit <= LIMIT);
+    let limit = query.ok().map(|Query(query)| query.limit.unwrap_or(KEPT)).filter(|limit| *limit <= KEPT);
     let limit = limit.ok_or_else(|| {
-        Problem::new(StatusCode::BAD_REQUEST, "bad_query", format!("limit is a number from 0 to {LIMIT}"))
+        Problem::new(StatusCode::BAD_REQUEST, "bad_query", format!("limit is a number from 0 to {KEPT}"))
     })?;
-    let body = Json(History { entries: http.status.history(limit) });
+    let lines = http.status.history(limit);
+    let body = Json(History { entries: lines.iter().map(|line| &*line.json).collect() });
     Ok(([(header::CACHE_CONTROL, "no-cache")], body).into_response())
 }

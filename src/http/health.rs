@@ -77,7 +77,7 @@ pub(super) async fn metrics(State(http): State<Arc<Http>>) -> Response {
     let bootstrapped = http.status.bootstrapped();
     scraped.write("hotserve_bootstrap_info", bootstrapped.iter().map(|kind| ([kind.code()], 1.0)));
     let held = http.status.held();
-    let held: Vec<_> = held.iter().map(|(slot, held)| (slot.to_string(), held.by)).collect();
+    let held: Vec<_> = held.iter().map(|(slot, held)| (slot.to_string(), held.by.code())).collect();
     scraped.write("hotserve_held", held.iter().map(|(slot, by)| ([slot.as_str(), *by], 1.0)));
     let facts: Vec<_> =
         models.iter().map(|model| (model.facts.rank.to_string(), model.facts.digest.to_string())).collect();

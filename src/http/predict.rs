@@ -16,9 +16,10 @@ use http_body_util::BodyExt;
 use tokio::time::timeout_at;
 
 use super::body::{Error, Inputs, list, parse};
+use super::min_version::MinVersion;
 use super::problem::Problem;
 use super::{Http, answer, state};
-use crate::id::{ModelName, StateKey};
+use crate::id::{ModelName, Slot, StateKey};
 use crate::metrics::Metrics;
 use crate::serving::compute::ComputeError;
 use crate::serving::{ServedModel, Snapshot};
@@ -59,7 +60,7 @@ pub(super) async fn by_name(
 fn counted(http: &Http, answer: Result<Response, Problem>) -> Result<Response, Problem> {
     answer.inspect_err(|problem| {
         let cause = match problem.code {
-            "model_not_found" | "model_required" | "not_ready" => "no_model",
+            "model_not_found" | "model_required" | "not_ready" | "version_not_served" => "no_model",
             "inference_failed" => "failed",
             "overloaded" | "timeout" => "overloaded",
             _ => "bad_input",
@@ -72,13 +73,23 @@ async fn predict(http: &Http, name: Option<&str>, request: Request) -> Result<Re
     let deadline = tokio::time::Instant::now() + http.config.request_timeout;
     let late =
         |code, detail: &str| Problem::unavailable(code, format!("{detail} within {:?}", http.config.request_timeout));
+    let wanted = MinVersion::of(request.headers(), http)?;
     let body = timeout_at(deadline, read(request.into_body(), http.config.body_limit)).await.map_err(|_| {
         let detail = format!("the body did not arrive within {:?}", http.config.request_timeout);
         Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
     })??;
 
     // Taken now: an upload that took long is answered by what is served at its end, and held nothing meanwhile.
-    let snapshot = http.serving.snapshot();
+    let snapshot = match wanted {
+        None => http.serving.snapshot(),
+        Some(wanted) => {
+            let find = |snapshot: &Snapshot| {
+                let facts = &choose(snapshot, name, http).ok()?.facts;
+                Some((Slot::Model(facts.name.clone()), facts.rank.clone()))
+            };
+            wanted.snapshot(http, deadline, find).await?
+        }
+    };
     let model = Arc::clone(choose(&snapshot, name, http)?);
     let state_version = snapshot.state(StateKey::DEFAULT).map(|state| state.version.clone());
     drop(snapshot);
@@ -128,7 +139,7 @@ async fn predict(http: &Http, name: Option<&str>, request: Request) -> Result<Re
 }
 
 /// The whole body, if it keeps the limit.
-async fn read(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
+pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
     let too_large = || {
         let detail = format!("the body is over the limit of {limit} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)

@@ -6,6 +6,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
+use super::catalog::Number;
+
 /// Why a request was not answered. It travels in the response's extensions, without a body, to
 /// [`observe`](super::observe), which knows the request's id and writes it out.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub(super) struct Problem {
     pub(super) detail: Cow<'static, str>,
     /// The request may be sent again after a second.
     pub(super) retry: bool,
+    /// The version that is served, where that is what is wrong.
+    pub(super) served: Option<Number>,
 }
 
 #[derive(Serialize)]
@@ -26,18 +30,20 @@ struct Body<'a> {
     status: u16,
     detail: &'a str,
     code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    served: Option<&'a Number>,
     request_id: &'a str,
 }
 
 impl Problem {
     /// A failure that sending the request again will not mend.
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, detail: detail.into(), retry: false }
+        Self { status, code, detail: detail.into(), retry: false, served: None }
     }
 
     /// The server cannot answer now, and will soon.
     pub(super) fn unavailable(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, code, detail: detail.into(), retry: true }
+        Self { retry: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail) }
     }
 
     /// A fault of the server itself.
@@ -54,6 +60,7 @@ impl Problem {
             status: self.status.as_u16(),
             detail: &self.detail,
             code: self.code,
+            served: self.served.as_ref(),
             request_id,
         };
         let bytes = serde_json::to_vec(&body).expect("text and numbers are JSON");

@@ -6,19 +6,21 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use tokio::time::Instant;
 
 use super::Http;
 use super::body::list;
+use super::min_version::MinVersion;
 use super::problem::Problem;
-use crate::id::StateKey;
-use crate::serving::Snapshot;
+use crate::id::{Slot, StateKey};
+use crate::serving::{ServedState, Snapshot};
 
 /// The version of a state, on its own answers and on those of models served beside it.
 pub(super) const VERSION: HeaderName = HeaderName::from_static("x-state-version");
 
 /// The default state.
 pub(super) async fn get_default(State(http): State<Arc<Http>>, request: Request) -> Result<Response, Problem> {
-    answer(&http.serving.snapshot(), StateKey::DEFAULT, request.headers())
+    get(&http, StateKey::DEFAULT, request.headers()).await
 }
 
 /// The state of a key.
@@ -30,7 +32,19 @@ pub(super) async fn get_by_key(
     let Path(key) = key.map_err(|rejection| {
         Problem::new(StatusCode::BAD_REQUEST, "bad_path", format!("the key is no text: {}", rejection.body_text()))
     })?;
-    answer(&http.serving.snapshot(), &key, request.headers())
+    get(&http, &key, request.headers()).await
+}
+
+async fn get(http: &Http, key: &str, headers: &HeaderMap) -> Result<Response, Problem> {
+    let snapshot = match MinVersion::of(headers, http)? {
+        None => http.serving.snapshot(),
+        Some(wanted) => {
+            let found = |state: &Arc<ServedState>| (Slot::State(state.key.clone()), state.rank.clone());
+            let deadline = Instant::now() + http.config.request_timeout;
+            wanted.snapshot(http, deadline, |snapshot| snapshot.state(key).map(found)).await?
+        }
+    };
+    answer(&snapshot, key, headers)
 }
 
 fn answer(snapshot: &Snapshot, key: &str, headers: &HeaderMap) -> Result<Response, Problem> {

@@ -1,5 +1,9 @@
 //! The interface as a client meets it, over a snapshot made by hand.
 
+mod admin;
+mod events;
+mod min_version;
+
 use std::time::Duration;
 
 use axum::body::Body;
@@ -162,18 +166,17 @@ impl Server {
             drain: Duration::from_secs(60),
             default_model: None,
             compute_threads: 1,
+            min_version_wait: Duration::from_secs(10),
+            admin: None,
         };
         configure(&mut config);
         let compute = ComputePool::new(1, 1, metrics.predict_queue_depth.clone()).expect("threads");
-        let http = Arc::new(Http { serving, status: Arc::default(), metrics, compute, config });
+        let http = Arc::new(Http::new(serving, Arc::default(), metrics, compute, config, Handle::detached()));
         Self { router: router(Arc::clone(&http)), http, swapper }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.router.clone().oneshot(request).await.expect("infallible");
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.expect("a whole body").to_bytes().to_vec();
-        Answer { status: head.status.as_u16(), headers: head.headers, body }
+        send(&self.router, request).await
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -195,6 +198,13 @@ impl Server {
         let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no series {series}")).parse().expect("a number")
     }
+}
+
+async fn send(router: &Router, request: Request<Body>) -> Answer {
+    let response = router.clone().oneshot(request).await.expect("infallible");
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("a whole body").to_bytes().to_vec();
+    Answer { status: head.status.as_u16(), headers: head.headers, body }
 }
 
 fn iris() -> Server {
@@ -445,7 +455,11 @@ async fn a_wrong_path_or_method_is_a_problem() {
 #[tokio::test]
 async fn head_is_get_without_the_body() {
     let server = iris();
-    for path in ["/", "/state", "/state/default", "/models", "/history", "/livez", "/readyz", "/healthz", "/metrics"] {
+    // Else /events would not end.
+    server.http.status.set_draining();
+    for path in
+        ["/", "/state", "/state/default", "/models", "/history", "/events", "/livez", "/readyz", "/healthz", "/metrics"]
+    {
         let (get, head) = (server.get(path).await, Request::head(path).body(Body::empty()).expect("a request"));
         let head = server.send(head).await;
         assert_eq!((head.status, head.body.len()), (get.status, 0), "{path}");
@@ -589,7 +603,9 @@ async fn metrics_tell_what_is_served_and_what_was_asked() {
 
 #[tokio::test]
 async fn every_route_of_the_metrics_table_is_a_route() {
-    let server = iris();
+    let server = admin::server();
+    // Else /events would not end.
+    server.http.status.set_draining();
     for route in ROUTES.iter().filter(|route| **route != "unmatched") {
         let path = route.replace("{key}", "default").replace("{model}", "iris");
         assert_ne!(server.get(&path).await.status, 404, "{route}");

@@ -143,7 +143,7 @@ impl Manager {
         let version = named.map(ToString::to_string).unwrap_or_default();
         tracing::info!(%slot, version, digest, by = by.code(), "{}", outcome.replace('_', " "));
         self.metrics.controls.get(&[action.code(), by.code()]).increment(1);
-        self.status.record(Entry { digest, by: Some(by.code()), ..Entry::new(outcome, [(slot.clone(), version)]) });
+        self.status.record(Entry { digest, by: Some(by), ..Entry::new(outcome, [(slot.clone(), version)]) });
         for revoked in self.books.entry(slot.clone()).or_default().set_hold(hold) {
             self.supersede(&revoked);
         }
@@ -155,7 +155,7 @@ impl Manager {
     /// Shows on the board whether a slot is pinned.
     pub(super) fn show_hold(&self, slot: &Slot) {
         let pin = self.books.get(slot).and_then(|book| book.hold().pin());
-        let held = pin.map(|(version, by)| Held { by: by.code(), version: version.to_string() });
+        let held = pin.map(|(version, by)| Held { by, version: version.to_string() });
         self.status.set_held(slot, held);
     }
 

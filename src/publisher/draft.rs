@@ -5,9 +5,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::id::{Digest, Format, ModelName, Slot, StateKey, Version};
-use crate::notification::{ArtifactUri, Encoding};
+use crate::notification::{ArtifactUri, Control, Encoding};
 
-/// A new state or a new model, and how it is announced.
+/// A new state, a new model or a command, and how it is announced.
 #[derive(Debug, Clone, Serialize)]
 pub struct Draft {
     message_id: String,
@@ -28,6 +28,9 @@ enum Content {
     },
     Model {
         model: Box<Model>,
+    },
+    Control {
+        control: Control,
     },
 }
 
@@ -85,15 +88,35 @@ impl Draft {
         Self::new(Content::Model { model: Box::new(model) })
     }
 
+    /// A command about a slot.
+    pub fn control(control: Control) -> Self {
+        Self::new(Content::Control { control })
+    }
+
+    /// What it tells, if it is a command, which brings nothing to serve.
+    pub fn told(&self) -> Option<&Control> {
+        match &self.content {
+            Content::Control { control } => Some(control),
+            Content::State { .. } | Content::Model { .. } => None,
+        }
+    }
+
+    /// The same with another command.
+    #[must_use]
+    pub fn with_control(self, control: Control) -> Self {
+        Self { content: Content::Control { control }, ..self }
+    }
+
     fn new(content: Content) -> Self {
         Self { message_id: format!("{:032x}", fastrand::u128(..)), content, published_at: Timestamp::now() }
     }
 
-    /// The slot that it means to replace.
+    /// The slot that it means.
     pub fn slot(&self) -> Slot {
         match &self.content {
             Content::State { key, .. } => Slot::State(key.clone()),
             Content::Model { model } => Slot::Model(model.name.clone()),
+            Content::Control { control } => control.slot.clone(),
         }
     }
 
@@ -102,6 +125,8 @@ impl Draft {
         match &self.content {
             Content::State { version, .. } => *version,
             Content::Model { model } => model.version,
+            // The version that it names is not its own.
+            Content::Control { .. } => None,
         }
     }
 
@@ -111,6 +136,7 @@ impl Draft {
         match &mut self.content {
             Content::State { version, .. } => *version = Some(assigned),
             Content::Model { model } => model.version = Some(assigned),
+            Content::Control { .. } => {}
         }
         self
     }

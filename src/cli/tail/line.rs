@@ -49,6 +49,9 @@ fn contents(notification: &Notification) -> Vec<String> {
         };
         contents.push(format!("{slot}{label} ({}, {place})", model.format));
     }
+    if let Some(control) = &notification.control {
+        contents.push(format!("control {}", serde_json::to_string(control).unwrap_or_default()));
+    }
     let list = |keys: &[KeyId]| keys.iter().map(KeyId::as_str).collect::<Vec<_>>().join(", ");
     match &notification.signers {
         Signers::None => {}

@@ -4,32 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Mark;
 use crate::id::{Digest, Rank};
+pub use crate::status::By;
 
 /// How many bars a slot remembers; the oldest of what was only taken back goes first.
 const BARS: usize = 64;
-
-/// Who tells a slot what to do. The first wins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum By {
-    /// A setting of this instance.
-    Setting,
-    /// An operator, at this instance.
-    Admin,
-    /// A message, to every instance.
-    Stream,
-}
-
-impl By {
-    /// The label of metrics and the history.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Setting => "setting",
-            Self::Admin => "admin",
-            Self::Stream => "stream",
-        }
-    }
-}
 
 /// What holds one slot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

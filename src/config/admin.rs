@@ -1,0 +1,136 @@
+//! Who may tell a server what to serve.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::{Error, Settings};
+use crate::id::Digest;
+
+/// The settings that a token comes from.
+pub const TOKEN: &str = "--admin-token-file (HOTSERVE_ADMIN_TOKEN_FILE), HOTSERVE_ADMIN_TOKEN";
+/// A shorter token could be guessed.
+const SHORTEST: usize = 16;
+const LONGEST: usize = 1024;
+
+/// A bearer token. It is shown nowhere: neither in a log nor in an error.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl Token {
+    /// Reads a token from a file, else from the environment; none where there is neither. It is no flag: every user of a
+    /// machine sees the flags of its processes.
+    pub fn from_settings(file: Option<&Path>) -> Result<Option<Self>, Error> {
+        match file.filter(|file| !file.as_os_str().is_empty()) {
+            Some(file) => {
+                let unread = |error| Error::new(TOKEN, format!("read {}: {error}", file.display()));
+                Self::parse(&std::fs::read_to_string(file).map_err(unread)?).map(Some)
+            }
+            None => {
+                #[expect(clippy::disallowed_methods, reason = "a secret is no flag, which clap would make of it")]
+                let text = std::env::var("HOTSERVE_ADMIN_TOKEN").unwrap_or_default();
+                if text.is_empty() { Ok(None) } else { Self::parse(&text).map(Some) }
+            }
+        }
+    }
+
+    /// A token that is fit for a header; white space around it is not part of it.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let text = text.trim();
+        let length = text.chars().count();
+        let problem = if !(SHORTEST..=LONGEST).contains(&length) {
+            format!("the token has {length} characters, and must have {SHORTEST} to {LONGEST}")
+        } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            "the token has a character that is neither a letter, a digit nor a sign of ASCII".to_owned()
+        } else {
+            return Ok(Self(text.to_owned()));
+        };
+        Err(Error::new(TOKEN, format!("{problem}: make one with openssl rand -hex 32")))
+    }
+
+    /// The token itself, to be sent.
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this is the token. Digests are compared: how long that takes says nothing about the token.
+    pub fn is(&self, presented: &str) -> bool {
+        Digest::of(self.0.as_bytes()) == Digest::of(presented.as_bytes())
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// The commands at `/admin`.
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// What whoever gives them must present.
+    pub token: Token,
+    /// Where they are taken, and nowhere else; without one, where everything is.
+    pub listen: Option<SocketAddr>,
+}
+
+impl AdminConfig {
+    pub(super) fn from_settings(settings: &Settings) -> Result<Option<Self>, Error> {
+        let token = match &settings.admin_token {
+            Some(token) => Some(token.clone()),
+            None => Token::from_settings(settings.admin_token_file.as_deref())?,
+        };
+        match (token, settings.admin_listen) {
+            (Some(token), listen) => Ok(Some(Self { token, listen })),
+            (None, None) => Ok(None),
+            (None, Some(_)) => {
+                let problem = "nobody could give a command there: set --admin-token-file or HOTSERVE_ADMIN_TOKEN too";
+                Err(Error::new("--admin-listen (HOTSERVE_ADMIN_LISTEN)", problem))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "0123456789abcdef";
+
+    #[test]
+    fn a_token_is_long_enough_fit_for_a_header_and_never_shown() {
+        assert_eq!(Token::parse(&format!(" {GOOD}\n")).expect("valid").secret(), GOOD);
+        for bad in ["", "short", &GOOD[1..], "0123456789 abcdef", "0123456789abcdeé", &"x".repeat(LONGEST + 1)] {
+            let error = Token::parse(bad).expect_err(bad);
+            assert_eq!(error.setting, TOKEN);
+            assert!(bad.is_empty() || !format!("{error} {error:?}").contains(bad), "{error}");
+            assert!(error.problem.contains("openssl"), "{error}");
+        }
+        let settings = Settings { admin_token: Token::parse(GOOD).ok(), ..Settings::default() };
+        assert!(!format!("{settings:?}").contains(GOOD));
+    }
+
+    #[test]
+    fn only_the_very_token_is_the_token() {
+        let token = Token::parse(GOOD).expect("valid");
+        assert!(token.is(GOOD));
+        for other in ["", "0", &GOOD[1..], "0123456789abcdeF", "0123456789abcdef ", "0123456789abcdef0"] {
+            assert!(!token.is(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_wins_over_nothing_and_a_port_needs_a_token() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), format!("{GOOD}\n")).expect("writable");
+        let listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let settings =
+            Settings { admin_token_file: Some(file.path().to_owned()), admin_listen: listen, ..Settings::default() };
+        let admin = AdminConfig::from_settings(&settings).expect("valid").expect("a token");
+        assert!(admin.token.is(GOOD) && admin.listen == listen);
+        let settings = Settings { admin_token_file: Some("/nonexistent".into()), ..Settings::default() };
+        assert!(AdminConfig::from_settings(&settings).expect_err("no file").problem.contains("/nonexistent"));
+        let settings = Settings { admin_listen: listen, ..Settings::default() };
+        assert!(AdminConfig::from_settings(&settings).expect_err("no token").setting.contains("--admin-listen"));
+    }
+}

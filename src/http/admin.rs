@@ -1,0 +1,107 @@
+//! `POST /admin/control`: an operator tells a slot what to serve.
+//!
+//! The body is a [`Control`], as a message has it. Without a token among the settings there is no such path.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tokio::time::{Instant, timeout_at};
+
+use super::Http;
+use super::predict::read;
+use super::problem::Problem;
+use crate::config::Token;
+use crate::manager::{Denied, Done, Handle, Progress};
+use crate::notification::Control;
+
+/// The largest command, in bytes: a slot, an action and a digest.
+const BODY: usize = 16 << 10;
+/// What a command may have. Messages may have fields that an older server does not know; here a misspelt `version` would
+/// roll back to another one.
+const FIELDS: &[&str] = &["action", "model", "key", "version", "sha256"];
+
+/// Who may give commands, and the way to the manager.
+pub struct Admin {
+    /// What must be presented.
+    pub token: Token,
+    /// Whom to tell.
+    pub handle: Handle,
+}
+
+/// Tells a slot what to serve, and answers what became of it.
+pub(super) async fn control(State(http): State<Arc<Http>>, request: Request) -> Response {
+    match &http.admin {
+        // The route is there only with it.
+        None => super::not_found().await.into_response(),
+        Some(admin) if !may(request.headers(), &admin.token) => unauthorized(request.headers()),
+        Some(admin) => command(&http, admin, request).await.into_response(),
+    }
+}
+
+async fn command(http: &Http, admin: &Admin, request: Request) -> Result<Response, Problem> {
+    let deadline = Instant::now() + http.config.request_timeout;
+    let body = timeout_at(deadline, read(request.into_body(), BODY))
+        .await
+        .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time"))??;
+    let control = parse(&body)?;
+    let outcome = timeout_at(deadline, admin.handle.control(control)).await.map_err(|_| {
+        let detail = "the command was given, and what became of it is not known yet: look at /history";
+        Problem::unavailable("timeout", detail)
+    })?;
+    outcome.map(answer).map_err(|denied| problem(&denied))
+}
+
+pub(super) fn answer(done: Done) -> Response {
+    let status = match done.progress {
+        Progress::Done => StatusCode::OK,
+        Progress::Loading | Progress::Waiting => StatusCode::ACCEPTED,
+    };
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(done)).into_response()
+}
+
+fn parse(body: &[u8]) -> Result<Control, Problem> {
+    let bad = |error: String| {
+        let detail = format!("{error}; a command is {{\"action\":\"rollback\",\"model\":\"fraud\",\"version\":11}}");
+        Problem::new(StatusCode::BAD_REQUEST, "bad_control", detail)
+    };
+    // First as what it is, which also refuses a field that comes twice.
+    let control: Control = serde_json::from_slice(body).map_err(|error| bad(error.to_string()))?;
+    let fields: serde_json::Map<_, _> = serde_json::from_slice(body).map_err(|error| bad(error.to_string()))?;
+    match fields.keys().find(|field| !FIELDS.contains(&field.as_str())) {
+        None => Ok(control),
+        Some(field) => {
+            let field: String = field.chars().take(64).collect();
+            Err(bad(format!("no field {field:?}: there are {}", FIELDS.join(", "))))
+        }
+    }
+}
+
+pub(super) fn problem(denied: &Denied) -> Problem {
+    let (code, detail) = (denied.code(), denied.to_string());
+    match denied {
+        Denied::NoSlot(_) => Problem::new(StatusCode::NOT_FOUND, code, detail),
+        Denied::Disk(_) | Denied::Stopping => Problem { retry: false, ..Problem::unavailable(code, detail) },
+        _ => Problem::new(StatusCode::CONFLICT, code, detail),
+    }
+}
+
+/// Whether the request presents the token.
+fn may(headers: &HeaderMap, token: &Token) -> bool {
+    let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let presented = presented.and_then(|value| value.split_once(' '));
+    presented.is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case("bearer") && token.is(given.trim_start()))
+}
+
+/// RFC 6750: which scheme, and whether there was a token that is wrong.
+fn unauthorized(headers: &HeaderMap) -> Response {
+    let (challenge, detail) = match headers.get(header::AUTHORIZATION) {
+        None => ("Bearer realm=\"hotserve\"", "commands need the token: send Authorization: Bearer TOKEN"),
+        Some(_) => ("Bearer realm=\"hotserve\", error=\"invalid_token\"", "this is not the server's token"),
+    };
+    let mut response = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    response
+}
