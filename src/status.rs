@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use self::history::History;
-use crate::id::{ShardId, Slot};
+use crate::id::{Rank, ShardId, Slot};
 
 pub use self::file::HistoryFile;
 pub use self::history::{By, Entry, KEPT, Line};
@@ -134,12 +134,12 @@ impl Bootstrapped {
 }
 
 /// To what a slot is pinned, and who says so.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// Who says so.
     pub by: By,
     /// The version; it need not be here.
-    pub version: String,
+    pub rank: Rank,
 }
 
 /// What keeps the reader from the stream, or from the manifest.

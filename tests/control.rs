@@ -101,7 +101,7 @@ async fn a_pin_by_message_holds_over_a_restart_and_a_setting_wins_over_it() {
     server.until_state("after").await;
     assert_eq!(version(&server).await, 1);
     let row = server.client.get("/models").await.json()["models"][0].clone();
-    assert_eq!(row["held"], json!({"by": "stream", "version": "1"}));
+    assert_eq!(row["held"], json!({"by": "stream", "version": 1}));
     assert_eq!(server.metric(r#"hotserve_held{slot="model m",by="stream"}"#).await, 1.0);
     server.stop().await;
 

@@ -126,6 +126,16 @@ async fn what_was_never_announced_is_served_after_the_next_read() {
     server.stop().await;
 }
 
+/// From here on the stream has no record.
+async fn make_stream_anew(cloud: &Cloud) {
+    cloud.kinesis().delete_stream().stream_name(STREAM).send().await.unwrap();
+    until("the stream to be gone", async || {
+        cloud.kinesis().describe_stream_summary().stream_name(STREAM).send().await.is_err().then_some(())
+    })
+    .await;
+    cloud.publisher.ensure_stream(1).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_on_an_empty_stream_finds_every_slot_in_the_manifest() {
     let cloud = Cloud::start(1).await;
@@ -134,12 +144,7 @@ async fn a_start_on_an_empty_stream_finds_every_slot_in_the_manifest() {
         publisher.publish(draft(key, None, "1")).await.unwrap();
         publisher.publish(draft(key, None, "2")).await.unwrap();
     }
-    cloud.kinesis().delete_stream().stream_name(STREAM).send().await.unwrap();
-    until("the stream to be gone", async || {
-        cloud.kinesis().describe_stream_summary().stream_name(STREAM).send().await.is_err().then_some(())
-    })
-    .await;
-    cloud.publisher.ensure_stream(1).await.unwrap();
+    make_stream_anew(&cloud).await;
 
     let server = server(&cloud).await;
     // Without a pause: a server that is ready too early would soon be right by itself.
@@ -293,5 +298,37 @@ async fn a_manifest_is_made_from_a_stream_that_had_none() {
     let server = server(&cloud).await.ready().await;
     assert_eq!(server.state().await, 3);
     assert_eq!(server.client.get("/state/a").await.header("x-state-version"), "3");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_instance_finds_in_the_manifest_what_was_taken_back_and_the_way_back() {
+    let cloud = Cloud::start(1).await;
+    let mut entries = Vec::new();
+    for version in 1..=3 {
+        let model = cloud.upload("m", version, "linear", &constant_model(version)).await;
+        entries.push(json!({ "message": { "model": model } }));
+    }
+    overwrite(&cloud, json!({"manifest": 1, "stream": STREAM, "entries": entries}).to_string()).await;
+    let text = run(&cloud, &["publish", "control", "rollback", "--model", "m"]).await;
+    assert!(text.contains("published rollback of model m"), "{text}");
+    let told = read(&cloud).await;
+    let told: Vec<_> = told.controls(&Slot::Model("m".parse().unwrap())).map(|c| json!(c)).collect();
+    assert_eq!(told, [json!({"action": "rollback", "model": "m", "version": 2, "from": 3})]);
+    let text = run(&cloud, &["manifest", "show"]).await;
+    assert!(text.contains("model m: before it 2, 1") && text.contains(r#"told {"action":"rollback""#), "{text}");
+    make_stream_anew(&cloud).await;
+
+    let server = server(&cloud).await;
+    while !server.is_ready().await {}
+    let reply = server.client.post("/predict/m", r#"{"instances":[[1]]}"#).await;
+    assert_eq!(reply.header("x-model-version"), "2");
+    let model = cloud.upload("m", 4, "linear", &constant_model(4)).await;
+    cloud.put(json!({ "model": model }).to_string()).await;
+    until("what is newer than what was taken back", async || {
+        let reply = server.client.post("/predict/m", r#"{"instances":[[1]]}"#).await;
+        (reply.header("x-model-version") == "4").then_some(())
+    })
+    .await;
     server.stop().await;
 }

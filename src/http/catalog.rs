@@ -17,7 +17,7 @@ use super::Http;
 use super::problem::Problem;
 use crate::id::{Digest, Rank, Slot};
 use crate::serving::{ServedModel, ServedState};
-use crate::status::{Held, KEPT, timestamp};
+use crate::status::{By, Held, KEPT, timestamp};
 
 #[derive(Serialize)]
 struct Catalog<'a> {
@@ -40,7 +40,7 @@ struct ModelRow<'a> {
     published_at: Option<Timestamp>,
     applied_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
-    held: Option<Held>,
+    held: Option<Pinned>,
     inputs: &'a [TensorSpec],
     outputs: &'a [TensorSpec],
 }
@@ -53,7 +53,20 @@ struct StateRow<'a> {
     published_at: Option<Timestamp>,
     applied_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
-    held: Option<Held>,
+    held: Option<Pinned>,
+}
+
+/// To what a slot is pinned, and who says so.
+#[derive(Serialize)]
+struct Pinned {
+    by: By,
+    version: Number,
+}
+
+impl From<&Held> for Pinned {
+    fn from(held: &Held) -> Self {
+        Self { by: held.by, version: (&held.rank).into() }
+    }
 }
 
 /// A version: a number, or the text of a sequence number, which is no JSON number.
@@ -85,7 +98,7 @@ impl<'a> ModelRow<'a> {
             row_cost_us: served.row_cost.as_secs_f64() * 1e6,
             published_at: served.facts.published_at,
             applied_at: timestamp(served.applied_at),
-            held: held.get(&Slot::Model(served.facts.name.clone())).cloned(),
+            held: held.get(&Slot::Model(served.facts.name.clone())).map(Pinned::from),
             inputs: &signature.inputs,
             outputs: &signature.outputs,
         }
@@ -100,7 +113,7 @@ impl<'a> StateRow<'a> {
             etag: served.etag.to_str().ok(),
             published_at: served.published_at,
             applied_at: timestamp(served.applied_at),
-            held: held.get(&Slot::State(served.key.clone())).cloned(),
+            held: held.get(&Slot::State(served.key.clone())).map(Pinned::from),
         }
     }
 }

@@ -155,7 +155,7 @@ impl Manager {
     /// Shows on the board whether a slot is pinned.
     pub(super) fn show_hold(&self, slot: &Slot) {
         let pin = self.books.get(slot).and_then(|book| book.hold().pin());
-        let held = pin.map(|(version, by)| Held { by, version: version.to_string() });
+        let held = pin.map(|(rank, by)| Held { by, rank: rank.clone() });
         self.status.set_held(slot, held);
     }
 
