@@ -166,6 +166,7 @@ impl App {
             },
             max_artifact: config.store.max_artifact,
             loaders,
+            gates: config.gates,
             initial_slot: Some(Slot::State(key)),
         };
         let fetcher = Arc::new(Fetcher::new(s3, Arc::clone(&cache), config.store, Arc::clone(&metrics)));

@@ -3,6 +3,7 @@
 //! A setting comes from its flag, else its environment variable, else the file, else its default. [`Settings`] is the
 //! one list of them, read by the command line and the file alike; [`Config`] is what the rest of the program sees.
 
+mod gates;
 mod manifest_uri;
 mod stream;
 
@@ -15,6 +16,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use self::gates::{GatesConfig, Isolation, IsolationConfig, MemoryBudget, MemoryPolicy, Program};
 pub use self::manifest_uri::ManifestUri;
 pub use self::stream::{ConsumerMode, StartAt, StreamConfig};
 use crate::id::ModelName;
@@ -110,6 +112,32 @@ pub struct Settings {
     /// Threads for predictions too dear for the threads that answer [default: the number of cores]
     #[arg(long, env = "HOTSERVE_COMPUTE_THREADS", value_name = "N")]
     pub compute_threads: Option<usize>,
+    /// Where a new model is tried: auto (a child process, where the program can be one), process or thread [default: auto]
+    #[arg(long, env = "HOTSERVE_ISOLATION", value_name = "MODE", hide_possible_values = true)]
+    pub isolation: Option<Isolation>,
+    /// How long a model may take to be loaded, warmed up and checked in its child process [default: 1m]
+    #[arg(long, env = "HOTSERVE_LOAD_TIMEOUT", value_name = "DURATION")]
+    pub load_timeout: Option<HumanDuration>,
+    /// Memory that models may take, new ones beside old: a size, none, or auto (80 % of the container's limit) [default: auto]
+    #[arg(long, env = "HOTSERVE_MEMORY_BUDGET", value_name = "SIZE")]
+    pub memory_budget: Option<MemoryBudget>,
+    /// When a new model does not fit beside the old: availability (keep the old one) or resource (unload it first, and
+    /// answer 503 meanwhile) [default: availability]
+    #[arg(long, env = "HOTSERVE_MEMORY_POLICY", value_name = "POLICY", hide_possible_values = true)]
+    pub memory_policy: Option<MemoryPolicy>,
+    /// What a model must take and give: NAME=FILE with a signature as JSON, repeatable
+    #[arg(long, env = "HOTSERVE_CONTRACT", value_name = "NAME=FILE", value_delimiter = ',')]
+    #[serde(default)]
+    pub contract: Vec<String>,
+    /// Longest time that a model may take for one row
+    #[arg(long, env = "HOTSERVE_MAX_ROW_TIME", value_name = "DURATION")]
+    pub max_row_time: Option<HumanDuration>,
+    /// How many times as long as the model it replaces a model may take for one row
+    #[arg(long, env = "HOTSERVE_MAX_SLOWDOWN", value_name = "FACTOR")]
+    pub max_slowdown: Option<f64>,
+    /// Serve models that answer NaN or infinity where nothing expects it [default: false]
+    #[arg(long, env = "HOTSERVE_ALLOW_NON_FINITE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub allow_non_finite: Option<bool>,
 }
 
 impl Settings {
@@ -146,12 +174,21 @@ impl Settings {
             request_timeout: self.request_timeout.or(other.request_timeout),
             drain: self.drain.or(other.drain),
             compute_threads: self.compute_threads.or(other.compute_threads),
+            isolation: self.isolation.or(other.isolation),
+            load_timeout: self.load_timeout.or(other.load_timeout),
+            memory_budget: self.memory_budget.or(other.memory_budget),
+            memory_policy: self.memory_policy.or(other.memory_policy),
+            contract: if self.contract.is_empty() { other.contract } else { self.contract },
+            max_row_time: self.max_row_time.or(other.max_row_time),
+            max_slowdown: self.max_slowdown.or(other.max_slowdown),
+            allow_non_finite: self.allow_non_finite.or(other.allow_non_finite),
         }
     }
 
     /// Checks every setting and fills in the defaults.
     pub fn validate(self) -> Result<Config, Error> {
         let stream = StreamConfig::from_settings(&self)?;
+        let gates = GatesConfig::from_settings(&self)?;
         let initial_state = self.initial_state.unwrap_or_else(|| "0".to_owned());
         let initial_state = RawValue::from_string(initial_state)
             .map_err(|error| Error::new("--initial-state (HOTSERVE_INITIAL_STATE)", format!("not JSON: {error}")))?;
@@ -172,6 +209,7 @@ impl Settings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Config {
             stream,
+            gates,
             manifest: manifest.map(|uri| ManifestConfig { uri, interval: manifest_interval }),
             store: StoreConfig {
                 cache_dir: self.cache_dir,
@@ -220,6 +258,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// What a message may be.
     pub message: MessageConfig,
+    /// What a model must pass before it is served.
+    pub gates: GatesConfig,
     /// The HTTP interface.
     pub http: HttpConfig,
     /// The default state until a message brings one.
@@ -373,7 +413,7 @@ macro_rules! deserialize_from_text {
         }
     )*};
 }
-deserialize_from_text!(HumanDuration, Size, StartAt);
+deserialize_from_text!(HumanDuration, Size, StartAt, MemoryBudget);
 
 #[cfg(test)]
 mod tests {
@@ -423,6 +463,9 @@ mod tests {
         let fast = Some(HumanDuration(Duration::from_millis(100)));
         assert_eq!(named(Settings { poll_interval: fast, ..good.clone() }), "--poll-interval (HOTSERVE_POLL_INTERVAL)");
         assert_eq!(named(Settings { allow: vec!["models".to_owned()], ..good.clone() }), "--allow (HOTSERVE_ALLOW)");
+        let contract = vec!["m=/nowhere/contract.json".to_owned()];
+        assert_eq!(named(Settings { contract, ..good.clone() }), "--contract (HOTSERVE_CONTRACT)");
+        assert_eq!(named(Settings { max_slowdown: Some(0.5), ..good.clone() }), "--max-slowdown (HOTSERVE_MAX_SLOWDOWN)");
         let manifest = Some("manifest.json".to_owned());
         assert_eq!(named(Settings { manifest, ..good }), "--manifest (HOTSERVE_MANIFEST)");
     }

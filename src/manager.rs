@@ -14,7 +14,9 @@ mod recent;
 mod update;
 mod policy;
 mod pipeline;
+mod memory;
 mod stages;
+pub mod probe;
 mod journal;
 mod reaper;
 // The manager's own methods, in the order in which an update meets them.
@@ -22,6 +24,7 @@ mod restore;
 mod intake;
 mod control;
 mod commit;
+mod room;
 mod notes;
 
 use std::collections::{HashMap, HashSet};
@@ -40,8 +43,10 @@ use self::pipeline::{Pipeline, Stages};
 use self::policy::{Book, Mark};
 use self::reaper::Reaper;
 use self::recent::Recent;
+use self::room::Room;
 use self::stages::{Refusal, Warm};
 use self::update::Update;
+use crate::config::GatesConfig;
 use crate::id::{Digest, Rank, Slot};
 use crate::metrics::Metrics;
 use crate::notification::{Limits, ModelUpdate};
@@ -67,6 +72,8 @@ pub struct Options {
     pub max_artifact: u64,
     /// The kinds of model.
     pub loaders: Loaders,
+    /// What a model must pass.
+    pub gates: GatesConfig,
     /// The initial state, which any message replaces.
     pub initial_slot: Option<Slot>,
 }
@@ -82,6 +89,7 @@ pub struct Manager {
     status: Arc<Status>,
     reaper: Reaper,
     pipeline: Pipeline,
+    room: Room,
 
     books: HashMap<Slot, Book<Arc<Update>>>,
     work: HashMap<Slot, Work>,
@@ -129,7 +137,11 @@ impl Manager {
             tracing::warn!(skipped, "lines of the journal are torn or rotten; going on with the ones before them");
         }
         let reaper = Reaper::start(metrics.live_generations.clone())?;
-        let pipeline = Pipeline::start(Arc::clone(&fetcher), options.loaders.clone(), options.max_artifact)?;
+        let (room, asking) = Room::new();
+        let (loaders, gates) = (options.loaders.clone(), options.gates.clone());
+        let pipeline =
+            Pipeline::start(Arc::clone(&fetcher), loaders, options.max_artifact, gates, &metrics, asking)?;
+        status.set_isolation(pipeline.isolation());
         let mut books: HashMap<Slot, Book<Arc<Update>>> = HashMap::new();
         if let Some(slot) = &options.initial_slot {
             let mark = Mark { rank: Rank::Initial, content: Digest::of(b""), announcement: Digest::of(b"") };
@@ -146,6 +158,7 @@ impl Manager {
             status,
             reaper,
             pipeline,
+            room,
             books,
             work: HashMap::new(),
             recent: Recent::default(),
@@ -177,6 +190,7 @@ impl Manager {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(finished) = self.finished.1.recv() => self.on_finished(finished),
+                Some(event) = self.room.events.recv() => self.on_room(event),
                 Some(Command { control, answer }) = self.commands.recv() => {
                     let done = self.control(&control);
                     // Who does not wait any more finds it in the history.
@@ -204,6 +218,7 @@ impl Manager {
                 }
             }
             self.advance();
+            self.bring_back();
             if self.caught_up && !self.ready {
                 if self.awaited.is_empty() {
                     self.become_ready("caught up with the stream", self.begun_from());
@@ -247,10 +262,10 @@ impl Manager {
     fn start(&mut self, slot: Slot, update: Arc<Update>, model: ModelUpdate) {
         let id = update.id;
         let (pipeline, finished) = (self.pipeline.clone(), self.finished.0.clone());
-        let leader = slot.clone();
+        let (leader, served) = (slot.clone(), self.served_beside(&slot));
         let task = tokio::spawn(async move {
             let mut stages = Stages::new();
-            let result = pipeline.prepare(model, &mut stages).await;
+            let result = pipeline.prepare(model, served, &mut stages).await;
             // The manager that does not listen any more is shutting down.
             let _ = finished.send(Finished { slot: leader, update, result, stages });
         });

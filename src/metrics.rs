@@ -77,7 +77,7 @@ const fn spec(
 
 const SLOT_KINDS: &[&str] = &["state", "model"];
 const OUTCOMES: &[&str] = &["applied", "rejected", "superseded", "duplicate", "stale"];
-const STAGES: &[&str] = &["stream", "fetch", "verify", "load", "warm", "persist", "swap"];
+const STAGES: &[&str] = &["stream", "fetch", "verify", "load", "warm", "persist", "swap", "probe"];
 /// Everything that keeps a message or an artifact from being served.
 pub const REJECTIONS: &[&str] = &[
     "not_json",
@@ -107,6 +107,11 @@ pub const REJECTIONS: &[&str] = &[
     "warm_up",
     "panic",
     "disk",
+    "crash",
+    "timeout",
+    "memory",
+    "non_finite",
+    "slow",
 ];
 /// The routes of the HTTP interface, as matched.
 pub const ROUTES: &[&str] = &[
@@ -127,6 +132,7 @@ pub const ROUTES: &[&str] = &[
 pub const STATUSES: &[&str] = &["200", "304", "400", "404", "405", "408", "413", "422", "500", "503", "other"];
 const POLLS: &[&str] = &["ok", "throttled", "expired", "invalid", "not_found", "denied", "failed"];
 const MANIFEST_READS: &[&str] = &["changed", "unchanged", "absent", "failed"];
+const PROBES: &[&str] = &["passed", "refused", "crash", "timeout", "memory", "unavailable", "superseded"];
 const PREDICT_ERRORS: &[&str] = &["bad_input", "no_model", "failed", "overloaded"];
 
 /// Every metric of a server.
@@ -306,6 +312,30 @@ pub const TABLE: &[Spec] = &[
         "Version of each state served; 0 where its message had none",
         &[("key", &[])],
     ),
+    spec(
+        "hotserve_probes_total",
+        Kind::Counter,
+        "New models tried in a process of their own, by what became of the process",
+        &[("outcome", PROBES)],
+    ),
+    spec(
+        "hotserve_isolation_info",
+        Kind::Scraped,
+        "1, with where new models are tried: process, thread",
+        &[("mode", &[])],
+    ),
+    spec(
+        "hotserve_memory_budget_bytes",
+        Kind::Gauge,
+        "Memory that models may take, those on their way included; 0 without a bound",
+        &[],
+    ),
+    spec(
+        "hotserve_memory_used_bytes",
+        Kind::Gauge,
+        "Memory of the budget that is taken: by models served, kept, not yet freed, being tried and being loaded",
+        &[],
+    ),
     spec("hotserve_build_info", Kind::Scraped, "1, with the version of the program", &[("version", &[])]),
 ];
 
@@ -374,6 +404,9 @@ pub struct Metrics {
     pub predict_duration: Histogram,
     pub predict_queue_depth: Gauge,
     pub predict_errors: Counters,
+    pub probes: Counters,
+    pub memory_budget: Gauge,
+    pub memory_used: Gauge,
 }
 
 const METADATA: Metadata<'static> = Metadata::new("hotserve", Level::INFO, None);
@@ -426,6 +459,9 @@ impl Metrics {
             predict_duration: histogram(r, "hotserve_predict_duration_seconds"),
             predict_queue_depth: gauge(r, "hotserve_predict_queue_depth"),
             predict_errors: counters(r, "hotserve_predict_errors_total"),
+            probes: counters(r, "hotserve_probes_total"),
+            memory_budget: gauge(r, "hotserve_memory_budget_bytes"),
+            memory_used: gauge(r, "hotserve_memory_used_bytes"),
             handle: recorder.handle(),
             process,
             recorder,

@@ -24,6 +24,7 @@ struct Inner {
     stream: Stream,
     manifest: Option<Manifest>,
     bootstrapped: Option<Bootstrapped>,
+    isolation: Option<&'static str>,
     history: VecDeque<Entry>,
     next_id: u64,
 }
@@ -190,6 +191,7 @@ impl Default for Status {
             stream: Stream::default(),
             manifest: None,
             bootstrapped: None,
+            isolation: None,
             history: VecDeque::new(),
             next_id: 1,
         };
@@ -293,6 +295,16 @@ impl Status {
     /// The manifest as its reader sees it; nothing where there is no reader.
     pub fn manifest(&self) -> Option<Manifest> {
         self.lock().manifest.clone()
+    }
+
+    /// Says where new models are tried: `process` or `thread`.
+    pub fn set_isolation(&self, mode: &'static str) {
+        self.lock().isolation = Some(mode);
+    }
+
+    /// Where new models are tried, once that is decided.
+    pub fn isolation(&self) -> Option<&'static str> {
+        self.lock().isolation
     }
 
     /// Says from what the server became ready.

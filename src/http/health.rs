@@ -76,6 +76,7 @@ pub(super) async fn metrics(State(http): State<Arc<Http>>) -> Response {
     );
     let bootstrapped = http.status.bootstrapped();
     scraped.write("hotserve_bootstrap_info", bootstrapped.iter().map(|kind| ([kind.code()], 1.0)));
+    scraped.write("hotserve_isolation_info", http.status.isolation().iter().map(|mode| ([*mode], 1.0)));
     let facts: Vec<_> =
         models.iter().map(|model| (model.facts.rank.to_string(), model.facts.digest.to_string())).collect();
     let info = models.iter().zip(&facts).map(|(model, (version, digest))| {

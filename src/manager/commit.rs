@@ -9,10 +9,10 @@ use super::pipeline::Stages;
 use super::policy::{Book, Mark};
 use super::stages::{Refusal, Warm};
 use super::update::{Update, saved};
-use crate::id::{Digest, Slot};
+use crate::id::{Digest, ModelName, Slot};
 use crate::metrics::unix_seconds;
 use crate::notification::Location;
-use crate::serving::{ModelFacts, ServedModel, ServedState};
+use crate::serving::{ModelFacts, ServedModel, ServedState, Snapshot};
 use crate::status::Entry;
 use crate::store::Artifact;
 
@@ -87,12 +87,20 @@ impl Manager {
     }
 
     pub(super) fn swap(&self, states: Vec<ServedState>, models: Vec<ServedModel>) {
-        let replaced: Vec<_> = models.iter().map(|model| model.facts.name.clone()).collect();
         let next = self.swapper.snapshot().with(states, models);
+        self.replace(next);
+    }
+
+    /// Serves a snapshot from now on. What it has no more goes to the reaper.
+    pub(super) fn replace(&self, next: Snapshot) {
         #[expect(clippy::cast_precision_loss, reason = "a count of swaps")]
         self.metrics.generation.set(next.generation as f64);
         let before = self.swapper.swap(next);
-        let gone = replaced.iter().filter_map(|name| before.models.get(name)).cloned().collect();
+        let now = self.swapper.snapshot();
+        let is_gone = |(name, model): &(&ModelName, &Arc<ServedModel>)| {
+            now.models.get(*name).is_none_or(|served| !Arc::ptr_eq(served, model))
+        };
+        let gone = before.models.iter().filter(is_gone).map(|(_, model)| Arc::clone(model)).collect();
         self.reaper.retire(before, gone);
         self.metrics.swaps.increment(1);
         self.metrics.last_swap_timestamp.set(unix_seconds(SystemTime::now()));

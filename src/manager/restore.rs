@@ -8,6 +8,7 @@ use super::pipeline::Stages;
 use super::policy::Mark;
 use super::stages::{Announced, Refusal, Warm};
 use crate::id::Slot;
+use crate::notification::ModelLimits;
 use crate::serving::{ModelFacts, ServedModel, ServedState};
 use crate::status::Bootstrapped;
 
@@ -81,6 +82,8 @@ impl Manager {
             encoding: saved.encoding,
             signature: saved.signature.clone(),
             golden: saved.golden.clone(),
+            limits: ModelLimits::default(),
+            contract: None,
         };
         self.pipeline.load(artifact, announced, &mut Stages::new()).await
     }
