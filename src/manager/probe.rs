@@ -12,6 +12,7 @@
 
 mod bounds;
 mod child;
+mod clock;
 mod protocol;
 
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -27,6 +28,7 @@ use tokio::sync::oneshot;
 
 pub use self::child::child;
 pub(super) use self::protocol::{Facts, Request};
+use self::clock::Clock;
 use self::protocol::{MARKER, MAX_SAID, Said, VERSION};
 use super::memory::{Lease, human};
 use super::stages::Refusal;
@@ -36,7 +38,7 @@ use crate::metrics::{Metrics, REJECTIONS};
 /// How often to look whether time is up, or nobody waits any more.
 const TICK: Duration = Duration::from_millis(20);
 /// How long a program may take to say that it is a probe.
-const HELLO: Duration = Duration::from_secs(10);
+const HELLO: Duration = Duration::from_secs(20);
 /// How long a probe that has said its last word may take to end: much memory is not given back at once.
 const END: Duration = Duration::from_secs(5);
 /// How much of a probe's last words is kept.
@@ -152,7 +154,7 @@ fn attempt(
         Err(Silence::Cancelled) => return Err(Failure::Superseded),
         Err(silence) => return Err(unavailable(&std::io::Error::other(silence.to_string()))),
     }
-    let deadline = Instant::now() + timeout;
+    let mut clock = Clock::start(probe.child.id(), timeout);
     let asked = serde_json::to_vec(request).map_err(std::io::Error::from).and_then(|mut line| {
         line.push(b'\n');
         probe.socket.write_all(&line)
@@ -160,7 +162,7 @@ fn attempt(
     asked.map_err(|error| unavailable(&error))?;
     let mut doing = None;
     let silence = loop {
-        match probe.hear(deadline, cancelled) {
+        match probe.hear(&mut || clock.is_over(), cancelled) {
             Ok(Said::Passed(facts)) => return Ok(facts),
             Ok(Said::Refused { reason, detail }) => {
                 let known = REJECTIONS.iter().find(|known| **known == reason).copied();
@@ -278,14 +280,15 @@ impl Running {
     }
 
     fn hello(&mut self, cancelled: &dyn Fn() -> bool) -> Result<(), Silence> {
-        match self.hear(Instant::now() + HELLO, cancelled)? {
+        let deadline = Instant::now() + HELLO;
+        match self.hear(&mut || Instant::now() > deadline, cancelled)? {
             Said::Hello(VERSION) => Ok(()),
             _ => Err(Silence::Babbles),
         }
     }
 
     /// The next line.
-    fn hear(&mut self, deadline: Instant, cancelled: &dyn Fn() -> bool) -> Result<Said, Silence> {
+    fn hear(&mut self, is_over: &mut dyn FnMut() -> bool, cancelled: &dyn Fn() -> bool) -> Result<Said, Silence> {
         let mut chunk = [0; 4096];
         loop {
             if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
@@ -298,7 +301,7 @@ impl Running {
             if cancelled() {
                 return Err(Silence::Cancelled);
             }
-            if Instant::now() > deadline {
+            if is_over() {
                 return Err(Silence::Late);
             }
             match self.socket.read(&mut chunk) {

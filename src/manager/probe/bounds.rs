@@ -1,5 +1,8 @@
 //! What a probe takes from itself before it touches a byte of an artifact. Nothing here can fail the probe: where the
 //! system does not know a bound, the others hold.
+//!
+//! A probe inherits the low priority of the thread that starts it, and takes no lower one: on a machine without a free
+//! processor the lowest of all would not get anywhere.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -11,10 +14,9 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 /// Enough for a socket, an artifact and what the system's libraries open.
 const MAX_FILES: u64 = 64;
 
-/// What needs no request: out of the way of everybody else, no more rights than now, the first one to go when memory is
-/// short, and no longer here than the server.
+/// What needs no request: no more rights than now, the first one to go when memory is short, and no longer here than the
+/// server.
 pub fn on_start() {
-    let _ = rustix::process::setpriority_process(None, 19);
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let _ = rustix::thread::set_no_new_privs(true);
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
