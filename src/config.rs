@@ -465,7 +465,10 @@ mod tests {
         assert_eq!(named(Settings { allow: vec!["models".to_owned()], ..good.clone() }), "--allow (HOTSERVE_ALLOW)");
         let contract = vec!["m=/nowhere/contract.json".to_owned()];
         assert_eq!(named(Settings { contract, ..good.clone() }), "--contract (HOTSERVE_CONTRACT)");
-        assert_eq!(named(Settings { max_slowdown: Some(0.5), ..good.clone() }), "--max-slowdown (HOTSERVE_MAX_SLOWDOWN)");
+        assert_eq!(
+            named(Settings { max_slowdown: Some(0.5), ..good.clone() }),
+            "--max-slowdown (HOTSERVE_MAX_SLOWDOWN)"
+        );
         let manifest = Some("manifest.json".to_owned());
         assert_eq!(named(Settings { manifest, ..good }), "--manifest (HOTSERVE_MANIFEST)");
     }

@@ -139,8 +139,7 @@ impl Manager {
         let reaper = Reaper::start(metrics.live_generations.clone())?;
         let (room, asking) = Room::new();
         let (loaders, gates) = (options.loaders.clone(), options.gates.clone());
-        let pipeline =
-            Pipeline::start(Arc::clone(&fetcher), loaders, options.max_artifact, gates, &metrics, asking)?;
+        let pipeline = Pipeline::start(Arc::clone(&fetcher), loaders, options.max_artifact, gates, &metrics, asking)?;
         status.set_isolation(pipeline.isolation());
         let mut books: HashMap<Slot, Book<Arc<Update>>> = HashMap::new();
         if let Some(slot) = &options.initial_slot {

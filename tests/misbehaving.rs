@@ -3,9 +3,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use hotserve_models::{
-    Data, DataType, Dim, InferError, LoadError, Loader, Model, Signature, Tensor, TensorSpec,
-};
+use hotserve_models::{Data, DataType, Dim, InferError, LoadError, Loader, Model, Signature, Tensor, TensorSpec};
 use serde_json::{Value, json};
 
 pub const FORMAT: &str = "misbehaving";
@@ -35,21 +33,15 @@ impl Loader for Misbehaving {
     }
 
     fn load(&self, bytes: &[u8]) -> Result<Box<dyn Model>, LoadError> {
-        let recipe: Value = serde_json::from_slice(bytes).map_err(|error| LoadError::Malformed {
-            format: FORMAT,
-            detail: error.to_string(),
-        })?;
+        let recipe: Value = serde_json::from_slice(bytes)
+            .map_err(|error| LoadError::Malformed { format: FORMAT, detail: error.to_string() })?;
         let text = |field: &str| recipe[field].as_str().unwrap_or_default().to_owned();
         if text("when") == "load" {
             harm(&text("how"));
         }
         std::thread::sleep(Duration::from_millis(recipe["load_ms"].as_u64().unwrap_or(0)));
-        let spec = |name: &str, shape| TensorSpec {
-            name: name.to_owned(),
-            datatype: DataType::Fp32,
-            shape,
-            features: vec![],
-        };
+        let spec =
+            |name: &str, shape| TensorSpec { name: name.to_owned(), datatype: DataType::Fp32, shape, features: vec![] };
         let signature = Signature {
             inputs: vec![spec("x", vec![Dim::Any, Dim::Fixed(1)])],
             outputs: vec![spec("prediction", vec![Dim::Any])],

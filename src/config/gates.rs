@@ -116,8 +116,7 @@ impl GatesConfig {
             let problem = "a factor is 1 or more, as 2.5".to_owned();
             return Err(Error::new("--max-slowdown (HOTSERVE_MAX_SLOWDOWN)", problem));
         }
-        let (budget, policy) =
-            (settings.memory_budget.unwrap_or_default(), settings.memory_policy.unwrap_or_default());
+        let (budget, policy) = (settings.memory_budget.unwrap_or_default(), settings.memory_policy.unwrap_or_default());
         if (budget, policy) == (MemoryBudget::None, MemoryPolicy::Resource) {
             let problem = "without a budget everything fits: give one with --memory-budget";
             return Err(Error::new("--memory-policy (HOTSERVE_MEMORY_POLICY)", problem));
@@ -153,11 +152,9 @@ mod tests {
 
     #[test]
     fn a_budget_reads_as_people_write_it() {
-        for (text, budget) in [
-            ("auto", MemoryBudget::Auto),
-            ("none", MemoryBudget::None),
-            ("3GiB", MemoryBudget::Bytes(3 << 30)),
-        ] {
+        for (text, budget) in
+            [("auto", MemoryBudget::Auto), ("none", MemoryBudget::None), ("3GiB", MemoryBudget::Bytes(3 << 30))]
+        {
             assert_eq!(text.parse(), Ok(budget), "{text}");
         }
         for text in ["", "0", "much", "-1"] {

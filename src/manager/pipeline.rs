@@ -14,9 +14,7 @@ use tokio::sync::{Semaphore, mpsc as channel, oneshot};
 use super::memory::{Accounted, Budget, Lease, Memory, human};
 use super::probe::{self, Facts, Prober, Request};
 use super::room::{NeedsRoom, RoomEvent};
-use super::stages::{
-    Announced, Gates, LOAD_STACK, Loaded, Proved, Refusal, Verified, Warm, slowed_down, too_slow,
-};
+use super::stages::{Announced, Gates, LOAD_STACK, Loaded, Proved, Refusal, Verified, Warm, slowed_down, too_slow};
 use crate::config::GatesConfig;
 use crate::id::{Digest, ModelName};
 use crate::metrics::Metrics;
@@ -230,12 +228,7 @@ impl Shop {
         Ok(self.memory.lease(need))
     }
 
-    async fn probe(
-        &self,
-        prober: &Prober,
-        artifact: &Artifact,
-        announced: &Announced,
-    ) -> Result<Facts, Refusal> {
+    async fn probe(&self, prober: &Prober, artifact: &Artifact, announced: &Announced) -> Result<Facts, Refusal> {
         match self.probe_once(prober, artifact, announced).await {
             Err(refusal) if refusal.reason == "memory" && self.memory.budget().is_some() => {
                 // What is kept to go back to may go; what is served does not go for a model of unknown appetite.
@@ -315,8 +308,10 @@ impl Shop {
         let again = match self.probe_once(prober, &served.artifact, &served.announced).await {
             Ok(facts) => facts.row_cost,
             Err(refusal) => {
-                tracing::warn!(reason = refusal.reason,
-                    "the served model could not be measured, and the new one not be compared with it: {refusal}");
+                tracing::warn!(
+                    reason = refusal.reason,
+                    "the served model could not be measured, and the new one not be compared with it: {refusal}"
+                );
                 return Ok(());
             }
         };

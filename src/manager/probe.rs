@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 pub use self::child::child;
-pub(super) use self::protocol::{Facts, Request};
 use self::clock::Clock;
+pub(super) use self::protocol::{Facts, Request};
 use self::protocol::{MARKER, MAX_SAID, Said, VERSION};
 use super::memory::{Lease, human};
 use super::stages::Refusal;
@@ -53,7 +53,11 @@ pub(super) struct Prober {
 }
 
 /// Decides where models are tried: none means in a thread of the server.
-pub(super) fn settle(config: &IsolationConfig, timeout: Duration, metrics: &Arc<Metrics>) -> std::io::Result<Option<Prober>> {
+pub(super) fn settle(
+    config: &IsolationConfig,
+    timeout: Duration,
+    metrics: &Arc<Metrics>,
+) -> std::io::Result<Option<Prober>> {
     if config.mode == Isolation::Thread {
         return Ok(None);
     }
@@ -68,9 +72,9 @@ pub(super) fn settle(config: &IsolationConfig, timeout: Duration, metrics: &Arc<
     });
     match (answers, config.mode) {
         (Ok(program), _) => Ok(Some(Prober { program, timeout, metrics: Arc::clone(metrics) })),
-        (Err(error), Isolation::Process) => {
-            Err(std::io::Error::other(format!("--isolation process (HOTSERVE_ISOLATION): no probe can be had: {error}")))
-        }
+        (Err(error), Isolation::Process) => Err(std::io::Error::other(format!(
+            "--isolation process (HOTSERVE_ISOLATION): no probe can be had: {error}"
+        ))),
         (Err(error), _) => {
             tracing::warn!(%error, "new models are tried in a thread, where one that crashes takes the server with it");
             Ok(None)
@@ -197,12 +201,15 @@ fn attempt(
 fn cause(status: ExitStatus, last_words: &str, memory: u64) -> (&'static str, String) {
     const OUT_OF_MEMORY: [&str; 2] = ["memory allocation of ", "std::bad_alloc"];
     let words = last_words.trim();
-    let quoted = if words.is_empty() { String::new() } else { format!(" ({})", crate::error::shorten(words.to_owned())) };
+    let quoted =
+        if words.is_empty() { String::new() } else { format!(" ({})", crate::error::shorten(words.to_owned())) };
     if OUT_OF_MEMORY.iter().any(|sign| words.contains(sign)) {
         return ("memory", format!("the model wanted more than the {} it may take{quoted}", human(memory)));
     }
     match status.signal() {
-        Some(24) => ("timeout", "the model used up its processor time: raise --load-timeout if it is only slow,".to_owned()),
+        Some(24) => {
+            ("timeout", "the model used up its processor time: raise --load-timeout if it is only slow,".to_owned())
+        }
         Some(9) => ("crash", "the probe was killed with SIGKILL: for want of memory, or by somebody,".to_owned()),
         Some(signal) => {
             let why = if words.contains("overflowed its stack") { "overflowed its stack" } else { "crashed" };
@@ -363,7 +370,12 @@ mod tests {
     fn a_death_has_its_cause() {
         let status = ExitStatus::from_raw;
         for (status, words, reason, says) in [
-            (status(6), "memory allocation of 99 bytes failed\n", "memory", "more than the 1.0 MiB it may take (memory"),
+            (
+                status(6),
+                "memory allocation of 99 bytes failed\n",
+                "memory",
+                "more than the 1.0 MiB it may take (memory",
+            ),
             (status(6), "terminate called … 'std::bad_alloc'", "memory", "std::bad_alloc"),
             (status(6), "thread 'x' has overflowed its stack", "crash", "overflowed its stack with SIGABRT"),
             (status(6), "", "crash", "crashed with SIGABRT"),

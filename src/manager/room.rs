@@ -155,9 +155,7 @@ impl Manager {
         let task = tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             let result = match saved {
-                Some(Served { artifact, announced }) => {
-                    pipeline.load(artifact, announced, &mut Stages::new()).await
-                }
+                Some(Served { artifact, announced }) => pipeline.load(artifact, announced, &mut Stages::new()).await,
                 None => Err(Refusal::new("not_found", "the artifact is not in the cache folder")),
             };
             // The manager that does not listen any more is shutting down.

@@ -247,8 +247,10 @@ pub fn slowed_down(row: Duration, served: Duration, factor: f64) -> Option<Strin
     let bound = served.mul_f64(factor).max(SLOWDOWN_FLOOR);
     (row > bound).then(|| {
         let times = row.as_secs_f64() / served.as_secs_f64().max(1e-9);
-        format!("one row takes {row:.1?}, {times:.1} times the {served:.1?} of the model that is served, and \
-                 {factor} is allowed (--max-slowdown)")
+        format!(
+            "one row takes {row:.1?}, {times:.1} times the {served:.1?} of the model that is served, and \
+                 {factor} is allowed (--max-slowdown)"
+        )
     })
 }
 

@@ -315,7 +315,8 @@ mod tests {
 
     #[test]
     fn a_model_may_bring_limits() {
-        let model = |limits: &str| format!(r#"{{"model":{{"name":"m","format":"linear","inline":"","limits":{limits}}}}}"#);
+        let model =
+            |limits: &str| format!(r#"{{"model":{{"name":"m","format":"linear","inline":"","limits":{limits}}}}}"#);
         let limits = |text: &str| read(&model(text)).expect(text).model.expect("a model").limits;
         assert_eq!(limits("{}"), ModelLimits::default());
         let both = ModelLimits { row_time: Some(Duration::from_millis(5)), memory_bytes: Some(1000) };

@@ -38,7 +38,9 @@ mod tests {
     #[test]
     fn the_least_limit_of_all_groups_around_holds() {
         let files = |files: &'static [(&str, &str)]| {
-            move |path: &Path| files.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| (*text).to_owned())
+            move |path: &Path| {
+                files.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| (*text).to_owned())
+            }
         };
         let v2 = files(&[
             ("/sys/fs/cgroup/pod/app/memory.max", "max\n"),

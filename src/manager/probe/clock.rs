@@ -26,13 +26,7 @@ impl Clock {
     /// For a process that has just begun to work.
     pub fn start(process: u32, timeout: Duration) -> Self {
         let now = Instant::now();
-        Self {
-            tasks: format!("/proc/{process}/task").into(),
-            timeout,
-            begun: now,
-            looked: now,
-            waited: HashMap::new(),
-        }
+        Self { tasks: format!("/proc/{process}/task").into(), timeout, begun: now, looked: now, waited: HashMap::new() }
     }
 
     /// Whether it has had its time.
