@@ -204,6 +204,7 @@ impl App {
             loaders,
             initial: Some((key, config.initial_state)),
             pins: config.pins,
+            gates: config.gates,
         };
         let fetcher = Arc::new(Fetcher::new(s3, Arc::clone(&cache), config.store, Arc::clone(&metrics)));
         let manager = Manager::new(options, swapper, fetcher, cache, Arc::clone(&metrics), Arc::clone(&status))?;

@@ -4,6 +4,7 @@
 //! one list of them, read by the command line and the file alike; [`Config`] is what the rest of the program sees.
 
 mod admin;
+mod gates;
 mod manifest_uri;
 mod stream;
 mod trust;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 pub use self::admin::{AdminConfig, TOKEN as ADMIN_TOKEN, Token};
+pub use self::gates::{GatesConfig, Isolation, IsolationConfig, MemoryBudget, MemoryPolicy, Program};
 pub use self::manifest_uri::ManifestUri;
 pub use self::stream::{ConsumerMode, StartAt, StreamConfig};
 use crate::id::{ModelName, Slot, Version};
@@ -142,6 +144,32 @@ pub struct Settings {
     #[arg(skip)]
     #[serde(skip)]
     pub admin_token: Option<Token>,
+    /// Where a new model is tried: auto (a child process, where the program can be one), process or thread [default: auto]
+    #[arg(long, env = "HOTSERVE_ISOLATION", value_name = "MODE", hide_possible_values = true)]
+    pub isolation: Option<Isolation>,
+    /// How long a model may take to be loaded, warmed up and checked in its child process [default: 1m]
+    #[arg(long, env = "HOTSERVE_LOAD_TIMEOUT", value_name = "DURATION")]
+    pub load_timeout: Option<HumanDuration>,
+    /// Memory that models may take, new ones beside old: a size, none, or auto (80 % of the container's limit) [default: auto]
+    #[arg(long, env = "HOTSERVE_MEMORY_BUDGET", value_name = "SIZE")]
+    pub memory_budget: Option<MemoryBudget>,
+    /// When a new model does not fit beside the old: availability (keep the old one) or resource (unload it first, and
+    /// answer 503 meanwhile) [default: availability]
+    #[arg(long, env = "HOTSERVE_MEMORY_POLICY", value_name = "POLICY", hide_possible_values = true)]
+    pub memory_policy: Option<MemoryPolicy>,
+    /// What a model must take and give: NAME=FILE with a signature as JSON, repeatable
+    #[arg(long, env = "HOTSERVE_CONTRACT", value_name = "NAME=FILE", value_delimiter = ',')]
+    #[serde(default)]
+    pub contract: Vec<String>,
+    /// Longest time that a model may take for one row
+    #[arg(long, env = "HOTSERVE_MAX_ROW_TIME", value_name = "DURATION")]
+    pub max_row_time: Option<HumanDuration>,
+    /// How many times as long as the model it replaces a model may take for one row
+    #[arg(long, env = "HOTSERVE_MAX_SLOWDOWN", value_name = "FACTOR")]
+    pub max_slowdown: Option<f64>,
+    /// Serve models that answer NaN or infinity where nothing expects it [default: false]
+    #[arg(long, env = "HOTSERVE_ALLOW_NON_FINITE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub allow_non_finite: Option<bool>,
 }
 
 impl Settings {
@@ -186,6 +214,14 @@ impl Settings {
             admin_token_file: self.admin_token_file.or(other.admin_token_file),
             admin_listen: self.admin_listen.or(other.admin_listen),
             admin_token: self.admin_token.or(other.admin_token),
+            isolation: self.isolation.or(other.isolation),
+            load_timeout: self.load_timeout.or(other.load_timeout),
+            memory_budget: self.memory_budget.or(other.memory_budget),
+            memory_policy: self.memory_policy.or(other.memory_policy),
+            contract: if self.contract.is_empty() { other.contract } else { self.contract },
+            max_row_time: self.max_row_time.or(other.max_row_time),
+            max_slowdown: self.max_slowdown.or(other.max_slowdown),
+            allow_non_finite: self.allow_non_finite.or(other.allow_non_finite),
         }
     }
 
@@ -194,6 +230,7 @@ impl Settings {
         let stream = StreamConfig::from_settings(&self)?;
         let trust = trust::from_settings(&self)?;
         let admin = AdminConfig::from_settings(&self)?;
+        let gates = GatesConfig::from_settings(&self)?;
         let initial_state = self.initial_state.unwrap_or_else(|| "0".to_owned());
         let initial_state = RawValue::from_string(initial_state)
             .map_err(|error| Error::new("--initial-state (HOTSERVE_INITIAL_STATE)", format!("not JSON: {error}")))?;
@@ -215,6 +252,7 @@ impl Settings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Config {
             stream,
+            gates,
             manifest: manifest.map(|uri| ManifestConfig { uri, interval: manifest_interval }),
             store: StoreConfig {
                 cache_dir: self.cache_dir,
@@ -283,6 +321,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// What a message may be.
     pub message: MessageConfig,
+    /// What a model must pass before it is served.
+    pub gates: GatesConfig,
     /// The HTTP interface.
     pub http: HttpConfig,
     /// The default state until a message brings one.
@@ -446,7 +486,7 @@ macro_rules! deserialize_from_text {
         }
     )*};
 }
-deserialize_from_text!(HumanDuration, Size, StartAt, Required);
+deserialize_from_text!(HumanDuration, Size, StartAt, Required, MemoryBudget);
 
 #[cfg(test)]
 mod tests {
@@ -496,6 +536,12 @@ mod tests {
         let fast = Some(HumanDuration(Duration::from_millis(100)));
         assert_eq!(named(Settings { poll_interval: fast, ..good.clone() }), "--poll-interval (HOTSERVE_POLL_INTERVAL)");
         assert_eq!(named(Settings { allow: vec!["models".to_owned()], ..good.clone() }), "--allow (HOTSERVE_ALLOW)");
+        let contract = vec!["m=/nowhere/contract.json".to_owned()];
+        assert_eq!(named(Settings { contract, ..good.clone() }), "--contract (HOTSERVE_CONTRACT)");
+        assert_eq!(
+            named(Settings { max_slowdown: Some(0.5), ..good.clone() }),
+            "--max-slowdown (HOTSERVE_MAX_SLOWDOWN)"
+        );
         let manifest = Some("manifest.json".to_owned());
         assert_eq!(named(Settings { manifest, ..good.clone() }), "--manifest (HOTSERVE_MANIFEST)");
         for pin in ["fraud", "fraud=x", "fraud=0", "a b=1", "=1"] {

@@ -32,3 +32,5 @@ pub mod app;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod cli;
+
+pub use manager::probe;

@@ -15,7 +15,9 @@ mod recent;
 mod update;
 mod policy;
 mod pipeline;
+mod memory;
 mod stages;
+pub mod probe;
 mod journal;
 mod reaper;
 // The manager's own methods, in the order in which an update meets them.
@@ -24,6 +26,7 @@ mod intake;
 mod control;
 mod commit;
 mod back;
+mod room;
 mod notes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -44,8 +47,10 @@ use self::pipeline::{Pipeline, Stages};
 use self::policy::{Book, By, Hold, Mark, Wish};
 use self::reaper::Reaper;
 use self::recent::Recent;
+use self::room::Room;
 use self::stages::{Refusal, Warm};
 use self::update::Update;
+use crate::config::GatesConfig;
 use crate::id::{Digest, ModelName, Rank, Slot, StateKey, Version};
 use crate::metrics::Metrics;
 use crate::notification::Limits;
@@ -73,6 +78,8 @@ pub struct Options {
     pub max_artifact: u64,
     /// The kinds of model.
     pub loaders: Loaders,
+    /// What a model must pass.
+    pub gates: GatesConfig,
     /// The initial state, which any message replaces.
     pub initial: Option<(StateKey, Box<RawValue>)>,
     /// Slots that are held at a version.
@@ -90,6 +97,7 @@ pub struct Manager {
     status: Arc<Status>,
     reaper: Reaper,
     pipeline: Pipeline,
+    room: Room,
 
     books: HashMap<Slot, Book<Arc<Update>>>,
     work: HashMap<Slot, Work>,
@@ -125,6 +133,8 @@ enum Goal {
     Bring(u64),
     /// One that was served before.
     GoBack(Rank),
+    /// The one that is served, and was unloaded for a newer one.
+    Reload,
 }
 
 /// What a slot does next.
@@ -187,7 +197,11 @@ impl Manager {
         let attempts = Attempts::open(cache.root(), cache.is_durable())?;
         #[expect(clippy::cast_precision_loss, reason = "a few artifacts")]
         metrics.quarantined_artifacts.set(attempts.quarantined() as f64);
-        let pipeline = Pipeline::start(Arc::clone(&fetcher), attempts, options.loaders.clone(), options.max_artifact)?;
+        let (room, asking) = Room::new();
+        let (loaders, gates) = (options.loaders.clone(), options.gates.clone());
+        let largest = options.max_artifact;
+        let pipeline = Pipeline::start(Arc::clone(&fetcher), attempts, loaders, largest, gates, &metrics, asking)?;
+        status.set_isolation(pipeline.isolation());
         let mut books: HashMap<Slot, Book<Arc<Update>>> = HashMap::new();
         if let Some((key, _)) = &options.initial {
             books.entry(Slot::State(key.clone())).or_default().serve(initial_mark());
@@ -208,6 +222,7 @@ impl Manager {
             status,
             reaper,
             pipeline,
+            room,
             books,
             work: HashMap::new(),
             warm: HashMap::new(),
@@ -244,6 +259,7 @@ impl Manager {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(finished) = self.finished.1.recv() => self.on_finished(finished),
+                Some(event) = self.room.events.recv() => self.on_room(event),
                 Some(Command { control, answer }) = self.commands.recv() => {
                     let done = self.command(&control);
                     // Who does not wait any more finds it in the history.
@@ -280,6 +296,7 @@ impl Manager {
                 }
             }
             self.advance();
+            self.bring_back();
             if self.caught_up && !self.ready {
                 if self.awaited.is_empty() {
                     self.become_ready("caught up with the stream", self.begun_from());
@@ -309,7 +326,7 @@ impl Manager {
         let goals: HashMap<&Slot, Goal> = steps.iter().filter_map(|(slot, step)| Some((slot, step.goal()?))).collect();
         // Newest wins: what is under way and not wanted now stays a candidate, should the newer one fail.
         self.work.retain(|slot, work| {
-            let goes_on = goals.get(slot) == Some(&work.goal);
+            let goes_on = goals.get(slot).map_or(work.goal == Goal::Reload, |goal| *goal == work.goal);
             if !goes_on {
                 work.abort.abort();
             }
@@ -336,10 +353,10 @@ impl Manager {
             self.commit(&update, None, Stages::new());
             return;
         };
-        let pipeline = self.pipeline.clone();
+        let (pipeline, served) = (self.pipeline.clone(), self.served_beside(&slot));
         self.send(slot, Errand::Bring(update), async move {
             let mut stages = Stages::new();
-            (pipeline.prepare(model, &mut stages).await, stages)
+            (pipeline.prepare(model, served, &mut stages).await, stages)
         });
     }
 

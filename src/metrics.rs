@@ -77,7 +77,7 @@ const fn spec(
 
 const SLOT_KINDS: &[&str] = &["state", "model"];
 const OUTCOMES: &[&str] = &["applied", "rejected", "superseded", "duplicate", "stale"];
-const STAGES: &[&str] = &["stream", "fetch", "verify", "load", "warm", "persist", "swap"];
+const STAGES: &[&str] = &["stream", "fetch", "verify", "load", "warm", "persist", "swap", "probe"];
 /// Everything that keeps a message or an artifact from being served.
 pub const REJECTIONS: &[&str] = &[
     "not_json",
@@ -119,6 +119,11 @@ pub const REJECTIONS: &[&str] = &[
     "threshold",
     "slow",
     "redirect",
+    "crash",
+    "timeout",
+    "memory",
+    "non_finite",
+    "too_slow",
 ];
 /// The routes of the HTTP interface, as matched.
 pub const ROUTES: &[&str] = &[
@@ -143,6 +148,7 @@ pub const STATUSES: &[&str] =
 const POLLS: &[&str] = &["ok", "throttled", "expired", "invalid", "not_found", "denied", "failed"];
 const MANIFEST_READS: &[&str] = &["changed", "unchanged", "absent", "failed"];
 const SIGNATURES: &[&str] = &["none", "unchecked", "good"];
+const PROBES: &[&str] = &["passed", "refused", "crash", "timeout", "memory", "unavailable", "superseded"];
 const PREDICT_ERRORS: &[&str] = &["bad_input", "no_model", "failed", "overloaded"];
 
 /// Every metric of a server.
@@ -358,6 +364,30 @@ pub const TABLE: &[Spec] = &[
         "Version of each state served; 0 where its message had none",
         &[("key", &[])],
     ),
+    spec(
+        "hotserve_probes_total",
+        Kind::Counter,
+        "New models tried in a process of their own, by what became of the process",
+        &[("outcome", PROBES)],
+    ),
+    spec(
+        "hotserve_isolation_info",
+        Kind::Scraped,
+        "1, with where new models are tried: process, thread",
+        &[("mode", &[])],
+    ),
+    spec(
+        "hotserve_memory_budget_bytes",
+        Kind::Gauge,
+        "Memory that models may take, those on their way included; 0 without a bound",
+        &[],
+    ),
+    spec(
+        "hotserve_memory_used_bytes",
+        Kind::Gauge,
+        "Memory of the budget that is taken: by models served, kept, not yet freed, being tried and being loaded",
+        &[],
+    ),
     spec("hotserve_build_info", Kind::Scraped, "1, with the version of the program", &[("version", &[])]),
     spec(
         "hotserve_signature_required",
@@ -445,6 +475,9 @@ pub struct Metrics {
     pub predict_errors: Counters,
     pub signature_required: Gauge,
     pub signatures: Counters,
+    pub probes: Counters,
+    pub memory_budget: Gauge,
+    pub memory_used: Gauge,
 }
 
 const METADATA: Metadata<'static> = Metadata::new("hotserve", Level::INFO, None);
@@ -504,6 +537,9 @@ impl Metrics {
             predict_errors: counters(r, "hotserve_predict_errors_total"),
             signature_required: gauge(r, "hotserve_signature_required"),
             signatures: counters(r, "hotserve_signatures_total"),
+            probes: counters(r, "hotserve_probes_total"),
+            memory_budget: gauge(r, "hotserve_memory_budget_bytes"),
+            memory_used: gauge(r, "hotserve_memory_used_bytes"),
             handle: recorder.handle(),
             process,
             recorder,

@@ -17,6 +17,7 @@ mod strict;
 pub mod uri;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hotserve_models::{Golden, Signature};
@@ -136,6 +137,17 @@ pub struct ModelUpdate {
     pub signature: Option<Signature>,
     /// Cases that the model must get right before it is served.
     pub golden: Option<Golden>,
+    /// What it may take; may only tighten what the server allows.
+    pub limits: ModelLimits,
+}
+
+/// What a model may take, as its producer says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelLimits {
+    /// The longest time for one row.
+    pub row_time: Option<Duration>,
+    /// The most memory that it may hold, in bytes.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Where a model's bytes are. Digest and size are of the bytes as they lie there, still encoded.

@@ -6,7 +6,7 @@
 
 pub mod compute;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -29,13 +29,15 @@ pub struct Snapshot {
     pub states: HashMap<StateKey, Arc<ServedState>>,
     /// Every model, by name.
     pub models: HashMap<ModelName, Arc<ServedModel>>,
+    /// The models that are not there for a moment, because their next version does not fit beside them.
+    pub reloading: HashSet<ModelName>,
 }
 
 impl Snapshot {
     /// The next generation, with some contents replaced. Cheap: the maps hold pointers.
     pub fn with(&self, states: Vec<ServedState>, models: Vec<ServedModel>) -> Self {
-        let mut next =
-            Self { generation: self.generation + 1, states: self.states.clone(), models: self.models.clone() };
+        let mut next = self.next();
+        next.reloading.retain(|name| models.iter().all(|model| model.facts.name != *name));
         next.states.extend(states.into_iter().map(|state| (state.key.clone(), Arc::new(state))));
         next.models.extend(models.into_iter().map(|model| (model.facts.name.clone(), Arc::new(model))));
         next
@@ -43,19 +45,41 @@ impl Snapshot {
 
     /// The next generation, with a model that was served before, and may be still.
     pub fn with_again(&self, model: Arc<ServedModel>) -> Self {
-        let mut next = self.with(vec![], vec![]);
+        let mut next = self.next();
+        next.reloading.remove(&model.facts.name);
         next.models.insert(model.facts.name.clone(), model);
         next
     }
 
     /// The next generation, with nothing in a slot.
     pub fn without(&self, slot: &Slot) -> Self {
-        let mut next = self.with(vec![], vec![]);
+        let mut next = self.next();
         match slot {
             Slot::State(key) => drop(next.states.remove(key)),
-            Slot::Model(name) => drop(next.models.remove(name)),
+            Slot::Model(name) => {
+                next.models.remove(name);
+                next.reloading.remove(name);
+            }
         }
         next
+    }
+
+    /// The next generation, without a model, which is to come back.
+    pub fn reloading(&self, name: &ModelName) -> Self {
+        let mut next = self.next();
+        if next.models.remove(name).is_some() {
+            next.reloading.insert(name.clone());
+        }
+        next
+    }
+
+    fn next(&self) -> Self {
+        Self {
+            generation: self.generation + 1,
+            states: self.states.clone(),
+            models: self.models.clone(),
+            reloading: self.reloading.clone(),
+        }
     }
 
     /// The state of a key.
@@ -123,6 +147,7 @@ pub struct ModelHeaders {
 }
 
 /// What is known of a model besides the model.
+#[derive(Clone)]
 pub struct ModelFacts {
     /// Its slot.
     pub name: ModelName,

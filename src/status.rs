@@ -36,6 +36,7 @@ struct Inner {
     bootstrapped: Option<Bootstrapped>,
     held: BTreeMap<Slot, Held>,
     history: History,
+    isolation: Option<&'static str>,
 }
 
 /// Whether requests should be sent here. A latch: once ready, only draining ends it.
@@ -160,6 +161,7 @@ impl Default for Status {
             bootstrapped: None,
             held: BTreeMap::new(),
             history: History::default(),
+            isolation: None,
         };
         Self { inner: Mutex::new(inner), news: watch::Sender::new(()) }
     }
@@ -282,6 +284,16 @@ impl Status {
     /// The manifest as its reader sees it; nothing where there is no reader.
     pub fn manifest(&self) -> Option<Manifest> {
         self.lock().manifest.clone()
+    }
+
+    /// Says where new models are tried: `process` or `thread`.
+    pub fn set_isolation(&self, mode: &'static str) {
+        self.lock().isolation = Some(mode);
+    }
+
+    /// Where new models are tried, once that is decided.
+    pub fn isolation(&self) -> Option<&'static str> {
+        self.lock().isolation
     }
 
     /// Says from what the server became ready.

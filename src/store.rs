@@ -15,7 +15,8 @@ mod retry;
 pub mod s3;
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -96,15 +97,28 @@ impl Artifact {
 
     /// Reads the bytes, and proves them again: a disk can rot. What has rotted is removed, to be fetched anew.
     pub fn read(&self) -> Result<Bytes, Error> {
-        let bytes = std::fs::read(&self.path).map_err(Error::disk("read the cached artifact"))?;
-        let got = Digest::of(&bytes);
-        if got != self.digest {
-            // If it cannot be removed, it is found out again.
-            let _ = std::fs::remove_file(&self.path);
-            return Err(Error::Digest { expected: self.digest, got });
-        }
-        Ok(bytes.into())
+        let file = std::fs::File::open(&self.path).map_err(Error::disk("read the cached artifact"))?;
+        read_proved(file, self.digest).inspect_err(|error| {
+            if matches!(error, Error::Digest { .. }) {
+                // If it cannot be removed, it is found out again.
+                let _ = std::fs::remove_file(&self.path);
+            }
+        })
     }
+
+    /// Where the bytes are, for another process of this program.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The bytes of a file, if they are the ones of this digest.
+pub(crate) fn read_proved(mut file: std::fs::File, expected: Digest) -> Result<Bytes, Error> {
+    let size = file.metadata().map_or(0, |data| usize::try_from(data.len()).unwrap_or(0));
+    let mut bytes = Vec::with_capacity(size);
+    file.read_to_end(&mut bytes).map_err(Error::disk("read the cached artifact"))?;
+    let got = Digest::of(&bytes);
+    if got == expected { Ok(bytes.into()) } else { Err(Error::Digest { expected, got }) }
 }
 
 /// Why an artifact could not be had.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hotserve::app::{Adapters, App, Boards};
 use hotserve::aws::Aws;
-use hotserve::config::{Config, HumanDuration, Settings};
+use hotserve::config::{Config, HumanDuration, Program, Settings};
 use hotserve::embedded::faults::Faults;
 use hotserve::embedded::{self, Embedded};
 use hotserve::http::Http;
@@ -149,6 +149,11 @@ pub async fn unreachable() -> Aws {
     .await
 }
 
+/// The program in which these tests try models: the one that is shipped.
+pub fn probe() -> Program {
+    Program { path: env!("CARGO_BIN_EXE_hotserve").into(), args: vec![] }
+}
+
 /// A running server.
 pub struct Server {
     pub addr: SocketAddr,
@@ -165,7 +170,8 @@ impl Server {
         Self::of(aws, settings.validate().unwrap()).await
     }
 
-    pub async fn of(aws: &Aws, config: Config) -> Self {
+    pub async fn of(aws: &Aws, mut config: Config) -> Self {
+        config.gates.isolation.program.get_or_insert_with(probe);
         let boards = Boards::default();
         let adapters = Adapters::aws(aws, &config, &boards);
         Self::run(App::bind(config, adapters, boards).await.unwrap())
@@ -173,17 +179,30 @@ impl Server {
 
     /// A server that is fed by hand, much faster than any stream is polled.
     pub async fn fed() -> (Self, Feeder) {
-        let settings = Settings {
+        let (server, feeder, _) = Self::fed_with(Loaders::bundled(), probe(), |_| {}).await;
+        (server, feeder)
+    }
+
+    /// The same with kinds of its own, which the probe has too, and a store for artifacts.
+    pub async fn fed_with(
+        loaders: Loaders,
+        probe: Program,
+        change: impl FnOnce(&mut Settings),
+    ) -> (Self, Feeder, Arc<MemoryStore>) {
+        let mut settings = Settings {
             stream: Some("memory".to_owned()),
             host: Some([127, 0, 0, 1].into()),
             port: Some(0),
             ..Settings::default()
         };
+        change(&mut settings);
+        let mut config = settings.validate().unwrap();
+        config.gates.isolation.program = Some(probe);
         let (source, feeder) = MemorySource::new();
-        let adapters =
-            Adapters { source: Box::new(source), s3: Arc::new(MemoryStore::default()), loaders: Loaders::bundled() };
-        let app = App::bind(settings.validate().unwrap(), adapters, Boards::default()).await.unwrap();
-        (Self::run(app), feeder)
+        let store = Arc::new(MemoryStore::default());
+        let adapters = Adapters { source: Box::new(source), s3: Arc::<MemoryStore>::clone(&store), loaders };
+        let app = App::bind(config, adapters, Boards::default()).await.unwrap();
+        (Self::run(app), feeder, store)
     }
 
     pub fn run(app: App) -> Self {

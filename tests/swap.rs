@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use hotserve::config::{Isolation, Settings};
+use hotserve_models::Loaders;
 use http::StatusCode;
 use serde_json::json;
 
-use crate::support::{Client, Cloud, Server, constant_model, until};
+use crate::support::{Client, Cloud, Server, constant_model, probe, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_changes_the_state_and_a_model_changes_the_answer() {
@@ -192,7 +194,9 @@ async fn a_thousand_swaps_under_eight_readers_fail_no_request_and_go_never_back(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_and_a_model_of_one_message_are_never_seen_apart() {
-    let (server, feeder) = Server::fed().await;
+    // Thousands of models: what is tried here is the swap, and a process for each would take most of the time.
+    let thread = |settings: &mut Settings| settings.isolation = Some(Isolation::Thread);
+    let (server, feeder, _) = Server::fed_with(Loaders::bundled(), probe(), thread).await;
     let server = server.ready().await;
     let served = async |version: u64| {
         until("the pair", async || {

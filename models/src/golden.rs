@@ -58,6 +58,16 @@ pub enum GoldenError {
         #[source]
         source: InferError,
     },
+    /// The model answers NaN or an infinity in an output that the case does not name.
+    #[error("golden case {case}: output {output:?}, which it does not name, has {got}")]
+    NonFinite {
+        /// Which case, from 0.
+        case: usize,
+        /// The output's name.
+        output: String,
+        /// NaN, or which infinity.
+        got: f64,
+    },
     /// The model's answer is another one.
     #[error("golden case {case}: output {output:?}, row {row}, column {column}: expected {expected}, got {got}")]
     Differs {
@@ -79,12 +89,17 @@ pub enum GoldenError {
 impl Golden {
     /// Runs every case; the first that the model does not answer as expected is the error.
     pub fn check(&self, model: &dyn Model) -> Result<(), GoldenError> {
-        self.cases.iter().enumerate().try_for_each(|(at, case)| case.check(at, model))
+        self.cases.iter().enumerate().try_for_each(|(at, case)| case.check(at, model, false))
+    }
+
+    /// Runs every case, as [`check`](Self::check) does; what the cases do not expect must be a finite number besides.
+    pub fn check_finite(&self, model: &dyn Model) -> Result<(), GoldenError> {
+        self.cases.iter().enumerate().try_for_each(|(at, case)| case.check(at, model, true))
     }
 }
 
 impl Case {
-    fn check(&self, case: usize, model: &dyn Model) -> Result<(), GoldenError> {
+    fn check(&self, case: usize, model: &dyn Model, finite: bool) -> Result<(), GoldenError> {
         let unusable = |detail: String| GoldenError::Unusable { case, detail };
         if !(self.tolerance.is_finite() && self.tolerance >= 0.0) {
             return Err(unusable(format!("tolerance {} is not a finite number from 0", self.tolerance)));
@@ -103,7 +118,12 @@ impl Case {
         signature.check_inputs(&inputs).map_err(|error| unusable(error.to_string()))?;
         let answers = model.infer(&inputs).map_err(|source| GoldenError::Infer { case, source })?;
         for (spec, got) in signature.outputs.iter().zip(&answers) {
-            let Some(value) = self.outputs.get(&spec.name) else { continue };
+            let Some(value) = self.outputs.get(&spec.name) else {
+                match got.data().first_non_finite().filter(|_| finite) {
+                    Some((_, got)) => return Err(GoldenError::NonFinite { case, output: spec.name.clone(), got }),
+                    None => continue,
+                }
+            };
             let expected =
                 tensor(spec, value).map_err(|detail| unusable(format!("output {:?}: {detail}", spec.name)))?;
             if expected.shape() != got.shape() {
@@ -284,6 +304,21 @@ mod tests {
             let error = check(inputs, outputs);
             assert!(error.contains(says), "{inputs} {outputs}: {error:?} does not say {says:?}");
         }
+    }
+
+    #[test]
+    fn what_a_case_does_not_name_must_be_finite_where_that_is_asked_for() {
+        let file = br#"{"kind": "logistic", "features": ["x"], "coefficients": [[1]], "intercepts": [0],
+            "classes": ["no", "yes"]}"#;
+        let model = LinearLoader.load(file).expect("the model is sound");
+        let golden = |x: &str| -> Golden {
+            let text = format!(r#"{{"cases": [{{"inputs": {{"input": [[{x}]]}}, "outputs": {{"label": ["no"]}}}}]}}"#);
+            serde_json::from_str(&text).expect("the case is JSON")
+        };
+        assert!(golden("0").check_finite(&*model).is_ok());
+        assert!(golden("null").check(&*model).is_ok());
+        let error = golden("null").check_finite(&*model).expect_err("NaN").to_string();
+        assert_eq!(error, r#"golden case 0: output "probability", which it does not name, has NaN"#);
     }
 
     #[test]

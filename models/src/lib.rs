@@ -63,6 +63,13 @@ pub trait Loader: Send + Sync {
     /// Whether these bytes look like this format; a guess from the first bytes, used when a publisher names no format.
     fn recognizes(&self, bytes: &[u8]) -> bool;
 
+    /// About how many bytes of memory loading an artifact of this size takes at its peak, the artifact included.
+    ///
+    /// It decides whether the artifact is tried at all; what is measured then decides whether it is served.
+    fn memory_estimate(&self, artifact_bytes: u64) -> u64 {
+        artifact_bytes.saturating_mul(2)
+    }
+
     /// Parses and checks the whole artifact.
     fn load(&self, bytes: &[u8]) -> Result<Box<dyn Model>, LoadError>;
 }

@@ -101,6 +101,15 @@ impl Data {
         self.len() == 0
     }
 
+    /// The first element that is NaN or an infinity, and where it is.
+    pub fn first_non_finite(&self) -> Option<(usize, f64)> {
+        match self {
+            Self::Fp32(v) => v.iter().position(|x| !x.is_finite()).and_then(|at| Some((at, f64::from(*v.get(at)?)))),
+            Self::Fp64(v) => v.iter().position(|x| !x.is_finite()).and_then(|at| Some((at, *v.get(at)?))),
+            _ => None,
+        }
+    }
+
     /// The element type.
     pub fn datatype(&self) -> DataType {
         match self {

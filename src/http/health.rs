@@ -79,6 +79,7 @@ pub(super) async fn metrics(State(http): State<Arc<Http>>) -> Response {
     let held = http.status.held();
     let held: Vec<_> = held.iter().map(|(slot, held)| (slot.to_string(), held.by.code())).collect();
     scraped.write("hotserve_held", held.iter().map(|(slot, by)| ([slot.as_str(), *by], 1.0)));
+    scraped.write("hotserve_isolation_info", http.status.isolation().iter().map(|mode| ([*mode], 1.0)));
     let facts: Vec<_> =
         models.iter().map(|model| (model.facts.rank.to_string(), model.facts.digest.to_string())).collect();
     let info = models.iter().zip(&facts).map(|(model, (version, digest))| {

@@ -60,7 +60,7 @@ pub(super) async fn by_name(
 fn counted(http: &Http, answer: Result<Response, Problem>) -> Result<Response, Problem> {
     answer.inspect_err(|problem| {
         let cause = match problem.code {
-            "model_not_found" | "model_required" | "not_ready" | "version_not_served" => "no_model",
+            "model_not_found" | "model_required" | "model_reloading" | "not_ready" | "version_not_served" => "no_model",
             "inference_failed" => "failed",
             "overloaded" | "timeout" => "overloaded",
             _ => "bad_input",
@@ -180,11 +180,16 @@ fn choose<'s>(snapshot: &'s Snapshot, name: Option<&str>, http: &Http) -> Result
     let wanted = name.or(http.config.default_model.as_ref().map(ModelName::as_str));
     let found = match wanted {
         Some(name) => snapshot.model(name),
-        None if models.len() == 1 => models.values().next(),
+        None if models.len() + snapshot.reloading.len() == 1 => models.values().next(),
         None => None,
     };
     if let Some(model) = found {
         return Ok(model);
+    }
+    let reloading = |name: &ModelName| wanted.map_or(models.is_empty(), |wanted| name.as_str() == wanted);
+    if snapshot.reloading.iter().any(reloading) {
+        let detail = "the model is being replaced by a version that does not fit beside it: send the request again";
+        return Err(Problem::unavailable("model_reloading", detail));
     }
     if models.is_empty() && http.status.readiness() != Readiness::Ready {
         return Err(Problem::unavailable("not_ready", "there is no model yet, and the server is not ready"));

@@ -10,6 +10,7 @@ use super::policy::Mark;
 use super::stages::{Announced, Refusal, Warm};
 use super::{Errand, Manager};
 use crate::id::{Rank, Slot, StateKey};
+use crate::notification::ModelLimits;
 use crate::serving::{ModelFacts, ServedModel, ServedState, Snapshot};
 use crate::status::Entry;
 
@@ -33,7 +34,8 @@ impl Saved {
 impl SavedModel {
     pub(super) fn announced(&self) -> Announced {
         let Self { format, encoding, signature, golden, .. } = self.clone();
-        Announced { format, encoding, signature, golden }
+        // It kept the limits when it came.
+        Announced { format, encoding, signature, golden, limits: ModelLimits::default(), contract: None }
     }
 }
 

@@ -51,12 +51,12 @@ impl Update {
 /// What tells how a slot's content was announced from another announcement of the same content.
 pub fn announcement(slot: &Slot, notification: &Notification) -> Digest {
     match (slot, &notification.model) {
-        (Slot::Model(_), Some(ModelUpdate { format, location, encoding, signature, golden, .. })) => {
+        (Slot::Model(_), Some(ModelUpdate { format, location, encoding, signature, golden, limits, .. })) => {
             let place = match location {
                 Location::Uri { uri, version_id, size, .. } => format!("{uri} {version_id:?} {size:?}"),
                 Location::Inline(_) => "inline".to_owned(),
             };
-            Digest::of(format!("{format} {encoding:?} {place} {signature:?} {golden:?}").as_bytes())
+            Digest::of(format!("{format} {encoding:?} {place} {signature:?} {golden:?} {limits:?}").as_bytes())
         }
         _ => Digest::of(b""),
     }

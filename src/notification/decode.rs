@@ -9,14 +9,15 @@ use serde_json::value::RawValue;
 
 use super::envelope::{self, Event, Kind};
 use super::{
-    Control, Encoding, Limits, Location, ModelUpdate, Notification, Reason, Rejection, Signers, StateUpdate, plain,
-    strict,
+    Control, Encoding, Limits, Location, ModelLimits, ModelUpdate, Notification, Reason, Rejection, Signers,
+    StateUpdate, plain, strict,
 };
+use crate::config::HumanDuration;
 use crate::id::{Digest, Format, Invalid, MessageId, ModelName, StateKey, Version};
 use crate::trust::Required;
 
 /// The fields that `must_understand` may name: what this server acts on.
-const UNDERSTOOD: [&str; 29] = [
+const UNDERSTOOD: [&str; 30] = [
     "message_id",
     "text",
     "key",
@@ -46,6 +47,7 @@ const UNDERSTOOD: [&str; 29] = [
     "control.version",
     "control.from",
     "control.sha256",
+    "model.limits",
 ];
 
 /// The first four bytes of a record that the Kinesis Producer Library aggregated.
@@ -192,6 +194,13 @@ struct Model {
     encoding: Encoding,
     signature: Option<Signature>,
     golden: Option<Golden>,
+    limits: Option<ModelLimitsField>,
+}
+
+#[derive(Deserialize)]
+struct ModelLimitsField {
+    row_time: Option<HumanDuration>,
+    memory_bytes: Option<u64>,
 }
 
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
@@ -273,6 +282,10 @@ impl Model {
             encoding: self.encoding,
             signature: self.signature,
             golden: self.golden,
+            limits: self.limits.map_or_else(ModelLimits::default, |limits| ModelLimits {
+                row_time: limits.row_time.map(|time| time.0),
+                memory_bytes: limits.memory_bytes,
+            }),
         })
     }
 }
@@ -296,6 +309,8 @@ pub(super) fn schema(invalid: Invalid) -> Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     fn read(text: &str) -> Result<Notification, Rejection> {
@@ -382,6 +397,19 @@ mod tests {
         ] {
             let short: String = text.chars().take(80).collect();
             assert_eq!(reason(text), expected, "{short}");
+        }
+    }
+
+    #[test]
+    fn a_model_may_bring_limits() {
+        let model =
+            |limits: &str| format!(r#"{{"model":{{"name":"m","format":"linear","inline":"","limits":{limits}}}}}"#);
+        let limits = |text: &str| read(&model(text)).expect(text).model.expect("a model").limits;
+        assert_eq!(limits("{}"), ModelLimits::default());
+        let both = ModelLimits { row_time: Some(Duration::from_millis(5)), memory_bytes: Some(1000) };
+        assert_eq!(limits(r#"{"row_time":"5ms","memory_bytes":1000}"#), both);
+        for wrong in ["1", r#"{"row_time":5}"#, r#"{"row_time":"soon"}"#, r#"{"memory_bytes":-1}"#] {
+            assert_eq!(reason(&model(wrong)), Reason::Schema, "{wrong}");
         }
     }
 

@@ -1,0 +1,34 @@
+//! Benches: what is measured, and never asserted, for that depends on the machine.
+//!
+//! `cargo bench --bench gates -- isolation` or `memory`.
+#![expect(clippy::unwrap_used, reason = "a bench may")]
+
+mod common;
+#[path = "../tests/misbehaving.rs"]
+mod misbehaving;
+
+mod isolation;
+mod memory;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(code) = hotserve::probe::child(&common::loaders()) {
+        return code;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let names: Vec<String> = std::env::args().collect();
+        let asked = |name: &str| names.iter().any(|asked| asked == name);
+        if asked("isolation") {
+            isolation::run().await;
+        }
+        if asked("memory") {
+            memory::run().await;
+        }
+        if !asked("isolation") && !asked("memory") {
+            println!("name what to measure: isolation, memory");
+        }
+    });
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,85 @@
+//! The time that a probe had: what it waited for a processor is not its own.
+//!
+//! A probe has a low priority. On a machine that is busy serving, a sound model may take ten times as long to load as on
+//! an idle one, and must not be refused for that.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How often the threads of the probe are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// Even a probe that only waits does not wait for ever: how many times the timeout.
+const MOST: u32 = 10;
+
+/// Runs out when the probe has had its time.
+pub struct Clock {
+    tasks: PathBuf,
+    timeout: Duration,
+    begun: Instant,
+    looked: Instant,
+    /// What each of its threads waited for a processor; threads come and go.
+    waited: HashMap<String, Duration>,
+}
+
+impl Clock {
+    /// For a process that has just begun to work.
+    pub fn start(process: u32, timeout: Duration) -> Self {
+        let now = Instant::now();
+        Self { tasks: format!("/proc/{process}/task").into(), timeout, begun: now, looked: now, waited: HashMap::new() }
+    }
+
+    /// Whether it has had its time.
+    pub fn is_over(&mut self) -> bool {
+        if self.looked.elapsed() >= LOOK {
+            self.look();
+            self.looked = Instant::now();
+        }
+        is_over(self.begun.elapsed(), self.waited.values().sum(), self.timeout)
+    }
+
+    fn look(&mut self) {
+        let Ok(tasks) = std::fs::read_dir(&self.tasks) else { return };
+        for task in tasks.flatten() {
+            let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            if let Some(waited) = waited(&text) {
+                self.waited.insert(task.file_name().to_string_lossy().into_owned(), waited);
+            }
+        }
+    }
+}
+
+fn is_over(wall: Duration, waited: Duration, timeout: Duration) -> bool {
+    wall.saturating_sub(waited) > timeout || wall > timeout.saturating_mul(MOST)
+}
+
+/// The second number of a `schedstat`: nanoseconds on a run queue.
+fn waited(schedstat: &str) -> Option<Duration> {
+    schedstat.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_processor_has_more_time_but_not_for_ever() {
+        let s = Duration::from_secs;
+        assert!(!is_over(s(60), s(0), s(60)));
+        assert!(is_over(s(61), s(0), s(60)));
+        assert!(!is_over(s(500), s(440), s(60)));
+        assert!(is_over(s(501), s(440), s(60)));
+        assert!(is_over(s(601), s(601), s(60)));
+        assert!(is_over(s(61), s(0), s(60)));
+        assert_eq!(waited("2316528 1500000000 12\n"), Some(Duration::from_millis(1500)));
+        assert_eq!(waited(""), None);
+    }
+
+    #[test]
+    fn this_very_process_is_looked_at() {
+        let mut clock = Clock::start(std::process::id(), Duration::from_secs(3600));
+        clock.look();
+        assert!(!clock.waited.is_empty(), "no thread of {:?}", clock.tasks);
+        assert!(!clock.is_over());
+    }
+}
