@@ -159,6 +159,27 @@ async fn a_probe_of_what_is_superseded_is_killed() {
     fed.server.stop().await;
 }
 
+/// The kernel has it since 5.13, and with bounds on connections since 6.7.
+fn has_landlock() -> bool {
+    use landlock::{ABI, Access as _, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _};
+    let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    strict.handle_access(AccessNet::from_all(ABI::V4)).and_then(Ruleset::create).is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_reaches_no_file_no_network_and_no_secret() {
+    if !has_landlock() {
+        println!("this kernel has no Landlock: a probe has only its other bounds");
+        return;
+    }
+    let fed = Fed::start(|_| {}).await;
+    fed.put(1, artifact("pry", "load", 1), json!({})).await;
+    fed.until_served(1).await;
+    fed.put(2, artifact("pry", "infer", 2), json!({})).await;
+    fed.until_served(2).await;
+    fed.server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_has_a_contract_and_a_model_that_breaks_it_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -106,6 +106,20 @@ fn harm(how: &str) {
                 eaten.push(black_box(vec![1_u8; 64 << 20]));
             }
         }
+        // Only in a probe: in the server it is nobody's fault that it can.
+        "pry" if std::env::var_os("HOTSERVE_PROBE").is_some() => {
+            let parent = format!("/proc/{}/environ", std::os::unix::process::parent_id());
+            let files = ["/etc/passwd", "/proc/self/environ", parent.as_str()].map(|path| std::fs::read(path).is_ok());
+            let written = std::fs::write("/tmp/hotserve-was-here", "x").is_ok();
+            // Refused, or forbidden: whether it may connect tells the error.
+            let socket = std::net::TcpStream::connect("127.0.0.1:9");
+            let connected = socket.map_or_else(|error| error.kind() != std::io::ErrorKind::PermissionDenied, |_| true);
+            let secrets = std::env::vars_os().any(|(name, _)| name != "HOTSERVE_PROBE" && name != "LD_LIBRARY_PATH");
+            assert!(
+                files == [false; 3] && !written && !connected && !secrets,
+                "files {files:?}, written {written}, connected {connected}, environment {secrets}"
+            );
+        }
         // Right, and 400 µs dearer than it need be.
         "slow" => {
             let begun = Instant::now();

@@ -9,7 +9,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Enough for a socket, an artifact and what the system's libraries open.
 const MAX_FILES: u64 = 64;
@@ -17,9 +17,12 @@ const MAX_FILES: u64 = 64;
 /// What needs no request: no more rights than now, the first one to go when memory is short, and no longer here than the
 /// server.
 pub fn on_start() {
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    let _ = rustix::thread::set_no_new_privs(true);
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    #[cfg(target_os = "linux")]
+    {
+        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        let _ = rustix::thread::set_no_new_privs(true);
+        let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    }
     bound(Resource::Core, 0);
     bound(Resource::Fsize, 0);
     bound(Resource::Nofile, MAX_FILES);
@@ -40,6 +43,31 @@ fn bound(resource: Resource, most: u64) {
     let most = getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most));
     let _ = setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
 }
+
+/// From now on this thread, and those that it starts, open no file but the system's libraries, connect to nobody and signal
+/// nobody: the environment of the server, its credentials and its cache are out of reach. Where the system has no
+/// Landlock, the other bounds hold.
+#[cfg(target_os = "linux")]
+pub fn seal() {
+    use landlock::{
+        ABI, Access as _, AccessFs, AccessNet, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, Scope,
+        path_beneath_rules,
+    };
+    let abi = ABI::V6;
+    let libraries = path_beneath_rules(["/usr", "/lib", "/lib64"], AccessFs::ReadFile | AccessFs::ReadDir);
+    let sealed = Ruleset::default()
+        .handle_access(AccessFs::from_all(abi))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(abi)))
+        .and_then(|rules| rules.scope(Scope::from_all(abi)))
+        .and_then(Ruleset::create)
+        .and_then(|rules| rules.add_rules(libraries))
+        .and_then(landlock::RulesetCreated::restrict_self);
+    drop(sealed);
+}
+
+/// There is nothing like it.
+#[cfg(not(target_os = "linux"))]
+pub fn seal() {}
 
 /// What the system says of this process's memory.
 pub struct Usage(Option<File>);

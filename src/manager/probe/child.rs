@@ -77,6 +77,7 @@ fn attempt(socket: &UnixStream, request: &Request, loaders: &Loaders) -> Result<
     if let Some(taken) = usage.data() {
         bounds::memory(*memory, taken + stacks);
     }
+    bounds::seal();
     let doing = |doing| say(socket, &Said::Doing(doing)).map_err(|error| broken(&error));
 
     doing(Doing::Load)?;
