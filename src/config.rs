@@ -157,6 +157,9 @@ pub struct Settings {
     /// answer 503 meanwhile) [default: availability]
     #[arg(long, env = "HOTSERVE_MEMORY_POLICY", value_name = "POLICY", hide_possible_values = true)]
     pub memory_policy: Option<MemoryPolicy>,
+    /// Keep the model before the served one in memory, for a way back at once [default: true, while the budget allows it]
+    #[arg(long, env = "HOTSERVE_WARM_PREVIOUS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub warm_previous: Option<bool>,
     /// What a model must take and give: NAME=FILE with a signature as JSON, repeatable
     #[arg(long, env = "HOTSERVE_CONTRACT", value_name = "NAME=FILE", value_delimiter = ',')]
     #[serde(default)]
@@ -218,6 +221,7 @@ impl Settings {
             load_timeout: self.load_timeout.or(other.load_timeout),
             memory_budget: self.memory_budget.or(other.memory_budget),
             memory_policy: self.memory_policy.or(other.memory_policy),
+            warm_previous: self.warm_previous.or(other.warm_previous),
             contract: if self.contract.is_empty() { other.contract } else { self.contract },
             max_row_time: self.max_row_time.or(other.max_row_time),
             max_slowdown: self.max_slowdown.or(other.max_slowdown),

@@ -60,6 +60,11 @@ impl Fed {
         self.feeder.put(json!({ "model": model }).to_string()).await;
     }
 
+    /// Tells the slot by a message.
+    pub async fn control(&self, control: Value) {
+        self.feeder.put(json!({ "control": control }).to_string()).await;
+    }
+
     pub async fn until_served(&self, version: u64) {
         until(&format!("version {version}"), async || {
             let reply = self.server.client.post("/predict/m", r#"{"instances":[[0]]}"#).await;

@@ -46,10 +46,40 @@ async fn what_does_not_fit_beside_the_old_one_is_refused_and_what_fits_is_served
         fed.put(version, ballast(8 * MIB, version, 0), json!({})).await;
         fed.until_served(version).await;
     }
+    until("only the served one and the one before to be there", async || {
+        (fed.server.metric("hotserve_memory_used_bytes").await < f64::from(17 << 20)).then_some(())
+    })
+    .await;
+    fed.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_for_a_way_back_goes_for_a_new_one_and_is_loaded_again_when_it_is_wanted() {
+    let fed = fed(MemoryPolicy::Availability).await;
+    for version in [1, 2, 3] {
+        fed.put(version, ballast(8 * MIB, version, 0), json!({})).await;
+        fed.until_served(version).await;
+    }
+    fed.control(json!({"action": "rollback", "model": "m"})).await;
+    fed.until_served(2).await;
+    fed.control(json!({"action": "rollback", "model": "m"})).await;
+    fed.until_served(1).await;
+    fed.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_kept_in_memory_where_that_is_not_wanted() {
+    let fed = Fed::start(|settings| settings.warm_previous = Some(false)).await;
+    for version in [1, 2] {
+        fed.put(version, ballast(8 * MIB, version, 0), json!({})).await;
+        fed.until_served(version).await;
+    }
     until("only one model to be there", async || {
         (fed.server.metric("hotserve_memory_used_bytes").await < f64::from(9 << 20)).then_some(())
     })
     .await;
+    fed.control(json!({"action": "rollback", "model": "m"})).await;
+    fed.until_served(1).await;
     fed.server.stop().await;
 }
 

@@ -23,6 +23,8 @@ pub struct GatesConfig {
     pub memory_budget: MemoryBudget,
     /// What to do when a new model does not fit beside the old.
     pub memory_policy: MemoryPolicy,
+    /// Whether the model before the served one is kept in memory.
+    pub warm_previous: bool,
     /// What the model of a slot must take and give, whatever its message says.
     pub contracts: BTreeMap<ModelName, Signature>,
     /// The longest time for one row.
@@ -126,6 +128,7 @@ impl GatesConfig {
             load_timeout,
             memory_budget: budget,
             memory_policy: policy,
+            warm_previous: settings.warm_previous.unwrap_or(true),
             contracts: settings.contract.iter().map(|text| contract(text)).collect::<Result<_, _>>()?,
             max_row_time: settings.max_row_time.map(|time| time.0),
             max_slowdown: settings.max_slowdown,

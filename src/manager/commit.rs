@@ -119,6 +119,10 @@ impl Manager {
         let gone: Vec<_> = gone.map(|(name, model)| (name.clone(), Arc::clone(model))).collect();
         self.reaper.retire(before, vec![]);
         for (name, model) in gone {
+            if !self.options.gates.warm_previous {
+                self.reaper.retire_model(model);
+                continue;
+            }
             // The one before the one before goes.
             if let Some(older) = self.warm.insert(name, model) {
                 self.reaper.retire_model(older);

@@ -86,7 +86,7 @@ enum Line {
         /// The slot.
         held: Slot,
         /// What holds it.
-        hold: Hold,
+        hold: Box<Hold>,
     },
     /// Nothing is served in this slot any more.
     Withdrawn {
@@ -122,7 +122,8 @@ impl Kept {
 
     /// The lines that say this anew.
     fn lines(&self, slot: &Slot) -> impl Iterator<Item = Line> {
-        let hold = (!self.hold.is_empty()).then(|| Line::Held { held: slot.clone(), hold: self.hold.clone() });
+        let hold =
+            (!self.hold.is_empty()).then(|| Line::Held { held: slot.clone(), hold: Box::new(self.hold.clone()) });
         let served = self.before.iter().rev().chain(&self.served).map(|saved| Line::Served(vec![saved.clone()]));
         let withdrawn = self.served.is_none().then(|| Line::Withdrawn { withdrawn: slot.clone() });
         hold.into_iter().chain(served).chain(withdrawn)
@@ -181,7 +182,7 @@ impl Journal {
 
     /// Writes what is about to hold a slot.
     pub fn hold(&mut self, slot: &Slot, hold: &Hold) -> std::io::Result<()> {
-        self.write(Line::Held { held: slot.clone(), hold: hold.clone() })
+        self.write(Line::Held { held: slot.clone(), hold: Box::new(hold.clone()) })
     }
 
     /// Writes that nothing is about to be served in a slot.
@@ -250,7 +251,7 @@ fn take(live: &mut BTreeMap<Slot, Kept>, line: Line) {
         Line::Held { held, hold } => {
             let kept = live.entry(held).or_default();
             kept.before.retain(|before| !hold.is_revoked(&before.mark()));
-            kept.hold = hold;
+            kept.hold = *hold;
         }
         Line::Withdrawn { withdrawn } => live.entry(withdrawn).or_default().withdraw(),
     }
