@@ -201,6 +201,7 @@ impl App {
                 ..Limits::default()
             },
             max_artifact: config.store.max_artifact,
+            max_version_jump: config.message.max_version_jump,
             loaders,
             initial: Some((key, config.initial_state)),
             pins: config.pins,

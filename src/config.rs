@@ -157,6 +157,9 @@ pub struct Settings {
     /// answer 503 meanwhile) [default: availability]
     #[arg(long, env = "HOTSERVE_MEMORY_POLICY", value_name = "POLICY", hide_possible_values = true)]
     pub memory_policy: Option<MemoryPolicy>,
+    /// By how much a slot's version may grow at once: a slip, or somebody's 2^53-1, is refused [default: any]
+    #[arg(long, env = "HOTSERVE_MAX_VERSION_JUMP", value_name = "N")]
+    pub max_version_jump: Option<u64>,
     /// Keep the model before the served one in memory, for a way back at once [default: true, while the budget allows it]
     #[arg(long, env = "HOTSERVE_WARM_PREVIOUS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub warm_previous: Option<bool>,
@@ -221,6 +224,7 @@ impl Settings {
             load_timeout: self.load_timeout.or(other.load_timeout),
             memory_budget: self.memory_budget.or(other.memory_budget),
             memory_policy: self.memory_policy.or(other.memory_policy),
+            max_version_jump: self.max_version_jump.or(other.max_version_jump),
             warm_previous: self.warm_previous.or(other.warm_previous),
             contract: if self.contract.is_empty() { other.contract } else { self.contract },
             max_row_time: self.max_row_time.or(other.max_row_time),
@@ -268,6 +272,7 @@ impl Settings {
             message: MessageConfig {
                 max_bytes: usize::try_from(self.max_message.map_or(10 << 20, |size| size.0)).unwrap_or(usize::MAX),
                 require_digest: !self.allow_unverified.unwrap_or(false),
+                max_version_jump: self.max_version_jump,
                 trust,
             },
             http: HttpConfig {
@@ -366,6 +371,8 @@ pub struct MessageConfig {
     pub max_bytes: usize,
     /// Whether a model at a URI must carry its digest and size.
     pub require_digest: bool,
+    /// By how much a slot's version may grow at once.
+    pub max_version_jump: Option<u64>,
     /// The keys that may sign messages, and what must be signed.
     pub trust: Option<Arc<Trust>>,
 }

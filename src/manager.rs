@@ -76,6 +76,8 @@ pub struct Options {
     pub limits: Limits,
     /// The largest artifact, inflated, in bytes.
     pub max_artifact: u64,
+    /// By how much a slot's version may grow at once.
+    pub max_version_jump: Option<u64>,
     /// The kinds of model.
     pub loaders: Loaders,
     /// What a model must pass.

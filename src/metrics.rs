@@ -108,6 +108,7 @@ pub const REJECTIONS: &[&str] = &[
     "panic",
     "disk",
     "control",
+    "version_jump",
     "rolled_back",
     "revoked",
     "quarantined",

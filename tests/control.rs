@@ -172,6 +172,39 @@ async fn states_go_back_too_down_to_the_initial_one() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_far_ahead_is_refused_or_revoked_and_leaves_room_for_the_next() {
+    const FAR: u64 = (1 << 53) - 1;
+    let cloud = Cloud::start(1).await;
+    let bounded = cloud.server_with(|settings| settings.max_version_jump = Some(100)).await.ready().await;
+    let free = cloud.server().await.ready().await;
+    let state = |version: u64| json!({"key": "k", "version": version, "state": version}).to_string();
+    let version = async |server: &Server| {
+        let reply = server.client.get("/state/k").await;
+        (reply.status == StatusCode::OK).then(|| reply.header("x-state-version").parse::<u64>().unwrap()).unwrap_or(0)
+    };
+    let until_state = async |server: &Server, expected: u64| {
+        until(&format!("{expected}"), async || (version(server).await == expected).then_some(())).await;
+    };
+    cloud.put(state(7)).await;
+    for server in [&bounded, &free] {
+        until_state(server, 7).await;
+    }
+    cloud.put(state(FAR)).await;
+    until_state(&free, FAR).await;
+    until("the refusal", async || {
+        (bounded.metric(r#"hotserve_rejections_total{reason="version_jump"}"#).await == 1.0).then_some(())
+    })
+    .await;
+    tell(&cloud, json!({"action": "revoke", "key": "k", "version": FAR})).await;
+    until_state(&free, 7).await;
+    cloud.put(state(107)).await;
+    for server in [bounded, free] {
+        until_state(&server, 107).await;
+        server.stop().await;
+    }
+}
+
 fn artifact(folder: &Path, version: u64) -> std::path::PathBuf {
     folder.join("artifacts").join(Digest::of(&constant_model(version)).to_string())
 }

@@ -545,7 +545,7 @@ async fn readiness_says_why_and_liveness_depends_on_nothing() {
     status.stream_trouble(Trouble { code: "throttled", message: "slow down".to_owned() });
     let contact = status.stream().shards["shard-0"].last_contact;
     let stream = json!({
-        "last_contact": null, "trouble": {"code": "throttled", "message": "slow down"},
+        "last_contact": null, "trouble": {"code": "throttled", "message": "slow down"}, "clock_offset_ms": 0,
         "shards": {"shard-0": {"via": "poll", "last_contact": contact, "behind_ms": 1500, "last_record": null}},
     });
     for query in ["?verbose", "?verbose=1&x=2"] {

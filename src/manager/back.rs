@@ -147,11 +147,6 @@ impl Manager {
 
     /// What was kept cannot be served: the next best gets its turn.
     pub(super) fn lose(&mut self, saved: &Saved, refusal: &Refusal) {
-        if refusal.reason == "disk" {
-            self.waiting.insert(saved.slot.clone());
-            tracing::warn!(slot = %saved.slot, "the way back waits for room on the disk: {refusal}");
-            return;
-        }
         self.metrics.rejections.get(&[refusal.reason]).increment(1);
         let (slot, version) = (&saved.slot, &saved.rank);
         tracing::warn!(%slot, %version, reason = refusal.reason, "what was kept cannot be served again: {refusal}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::policy::{Mark, Verdict};
 use super::update::{Update, announcement};
 use super::{MAX_SLOTS, Manager};
-use crate::id::Rank;
+use crate::id::{Rank, Slot, Version};
 use crate::notification::{self, Location, ModelUpdate};
 use crate::source::Record;
 
@@ -38,33 +38,11 @@ impl Manager {
             let rank = version.map_or_else(|| Rank::Stream(record.position.clone()), Rank::Version);
             let mark =
                 Mark { rank, content: notification.content(&slot), announcement: announcement(&slot, &notification) };
-            let verdict = match self.books.get(&slot) {
-                Some(book) => book.judge(&mark),
-                None if self.books.len() >= MAX_SLOTS => {
-                    self.reject_message(&record, "too_many_slots", format!("there are {MAX_SLOTS} slots already"));
-                    return;
-                }
-                None => Verdict::Admit,
-            };
-            match verdict {
-                Verdict::Admit | Verdict::Correction => parts.push((slot, mark)),
-                Verdict::Duplicate => self.count(&slot, "duplicate"),
-                Verdict::Stale => self.count(&slot, "stale"),
-                Verdict::Barred(why) => match Self::barred(&slot, &mark.rank, why, &record) {
-                    Some((reason, detail)) => {
-                        self.reject_message(&record, reason, detail);
-                        return;
-                    }
-                    None => self.count(&slot, "stale"),
-                },
-                Verdict::Conflict => {
-                    let detail = format!("{slot} {} is another content already: publish a higher version", mark.rank);
-                    self.reject_message(&record, "conflict", detail);
-                    return;
-                }
-                Verdict::Unversioned => {
-                    let detail = format!("{slot} has had versions: a message without one cannot be ordered");
-                    self.reject_message(&record, "unversioned", detail);
+            match self.judge(&slot, &mark, &record) {
+                Ok(None) => parts.push((slot, mark)),
+                Ok(Some(outcome)) => self.count(&slot, outcome),
+                Err((reason, detail)) => {
+                    self.reject_message(&record, reason, detail);
                     return;
                 }
             }
@@ -95,5 +73,43 @@ impl Manager {
         if let Some(ousted) = self.books.entry(leader).or_default().admit(mark, update) {
             self.supersede(&ousted);
         }
+    }
+
+    /// Whether a slot takes a newcomer; else the outcome by which it is counted, or why the whole message is refused.
+    fn judge(&self, slot: &Slot, mark: &Mark, record: &Record) -> Result<Option<&'static str>, (&'static str, String)> {
+        let Some(book) = self.books.get(slot) else {
+            let full = self.books.len() >= MAX_SLOTS;
+            let refusal = || ("too_many_slots", format!("there are {MAX_SLOTS} slots already"));
+            return if full { Err(refusal()) } else { Ok(None) };
+        };
+        match book.judge(mark) {
+            Verdict::Admit | Verdict::Correction => self.check_jump(slot, book.served(), mark).map(|()| None),
+            Verdict::Duplicate => Ok(Some("duplicate")),
+            Verdict::Stale => Ok(Some("stale")),
+            Verdict::Barred(why) => Self::barred(slot, &mark.rank, why, record).map_or(Ok(Some("stale")), Err),
+            Verdict::Conflict => {
+                let detail = format!("{slot} {} is another content already: publish a higher version", mark.rank);
+                Err(("conflict", detail))
+            }
+            Verdict::Unversioned => {
+                let detail = format!("{slot} has had versions: a message without one cannot be ordered");
+                Err(("unversioned", detail))
+            }
+        }
+    }
+
+    /// A version far ahead would leave no room for those after it.
+    fn check_jump(&self, slot: &Slot, served: Option<&Mark>, mark: &Mark) -> Result<(), (&'static str, String)> {
+        let served = served.and_then(|served| served.rank.version()).map(Version::get);
+        let (Some(most), Some(served), Some(version)) = (self.options.max_version_jump, served, mark.rank.version())
+        else {
+            return Ok(());
+        };
+        let jump = version.get().saturating_sub(served);
+        if jump <= most {
+            return Ok(());
+        }
+        let detail = format!("{slot} {version} is {jump} above {served}, which is served (--max-version-jump {most})");
+        Err(("version_jump", detail))
     }
 }

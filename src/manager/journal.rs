@@ -161,7 +161,13 @@ impl Journal {
         }
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         let mut journal = Self { path, file, durable, bytes: 0, live_bytes: 0, live };
-        journal.compact()?;
+        if let Err(error) = journal.compact() {
+            // A full disk is no reason not to serve what is on it.
+            tracing::warn!(%error, "the journal cannot be written anew: going on behind what it has");
+            journal.bytes = text.len() as u64;
+            journal.live_bytes = journal.bytes;
+            journal.end_line(&text)?;
+        }
         Ok((journal, skipped))
     }
 
@@ -207,10 +213,20 @@ impl Journal {
         failpoint::hit("journal.write.after_sync");
         self.bytes += line.len() as u64;
         take(&mut self.live, said);
-        if self.bytes > COMPACT_BYTES.max(COMPACT_RATIO * self.live_bytes) {
-            self.compact()?;
+        if self.bytes > COMPACT_BYTES.max(COMPACT_RATIO * self.live_bytes)
+            && let Err(error) = self.compact()
+        {
+            // What is said is on the disk; the next try comes when it is as large again.
+            tracing::warn!(%error, "the journal cannot be written anew: it grows on");
+            self.live_bytes = self.bytes;
         }
         Ok(())
+    }
+
+    /// Half a line that a crash left must not swallow the next one.
+    fn end_line(&self, text: &[u8]) -> std::io::Result<()> {
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        if whole < text.len() { self.file.set_len(whole as u64) } else { Ok(()) }
     }
 
     /// Writes the file anew with what is live, and puts it in the old one's place.
@@ -361,6 +377,33 @@ mod tests {
             std::fs::write(&path, &rotten).expect("writable");
             assert_eq!(read(folder.path()).0, [("state a".to_owned(), "1".to_owned())], "bit flipped at {flip}");
         }
+    }
+
+    #[test]
+    fn where_it_cannot_be_written_anew_it_goes_on_behind_what_it_has() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("journal");
+        {
+            let (mut journal, _) = Journal::open(folder.path(), true).expect("new");
+            journal.serve(vec![state("a", 1, "1")]).expect("room");
+        }
+        let mut text = std::fs::read(&path).expect("readable");
+        text.extend_from_slice(b"half a li");
+        std::fs::write(&path, &text).expect("writable");
+        // A folder in its place keeps the new file from being put there, whoever runs this.
+        let fail = |journal: &mut Journal| {
+            let kept = std::mem::replace(&mut journal.path, folder.path().join("gone").join("journal"));
+            assert!(journal.compact().is_err());
+            journal.path = kept;
+        };
+        let (live, bytes) = (BTreeMap::new(), text.len() as u64);
+        let file = OpenOptions::new().append(true).open(&path).expect("there");
+        let mut journal = Journal { path: path.clone(), file, durable: true, bytes, live_bytes: bytes, live };
+        fail(&mut journal);
+        journal.end_line(&text).expect("writable");
+        journal.serve(vec![state("b", 1, "2")]).expect("room");
+        let expected = [("state a".to_owned(), "1".to_owned()), ("state b".to_owned(), "2".to_owned())];
+        assert_eq!(read(folder.path()), (expected.to_vec(), 0), "no line is lost, and the half one is gone");
     }
 
     #[test]

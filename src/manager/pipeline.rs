@@ -371,5 +371,9 @@ fn begin(attempts: &Attempts, digest: Digest) -> Result<(), Refusal> {
         let detail = format!("artifact {} took the process down twice while it was loaded", digest.short());
         return Err(Refusal::new("quarantined", detail));
     }
-    attempts.begin(digest).map_err(|error| Refusal::new("disk", format!("note the load of an artifact: {error}")))
+    if let Err(error) = attempts.begin(digest) {
+        // It guards against what is rare: a full disk must not keep the last known good from being served.
+        tracing::warn!(%error, digest = digest.short(), "the load of an artifact cannot be noted; loading it all the same");
+    }
+    Ok(())
 }

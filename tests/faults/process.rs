@@ -156,8 +156,17 @@ async fn a_full_disk_loses_nothing_and_what_came_meanwhile_is_served_when_there_
     assert_eq!(process.terminate().await, 0);
     cloud.embedded.kinesis.stop().await;
     cloud.embedded.s3.stop().await;
-    let process = Process::start(serve(&cloud, &folder)).await.ready().await;
+    let mut process = Process::start(serve(&cloud, &folder)).await.ready().await;
     assert_eq!(process.served().await, (json!(2), "2".to_owned()), "the last known good is whole");
+    assert_eq!(process.terminate().await, 0);
+
+    // A start on a full disk serves what is on it.
+    let serve = serve(&cloud, &folder);
+    let mut full = Command::new("sh");
+    full.args(["-c", "ulimit -f 0; exec \"$@\"", "sh"]).arg(serve.get_program()).args(serve.get_args());
+    full.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?)))).stderr(Stdio::piped());
+    let process = Process::start(full).await.ready().await;
+    assert_eq!(process.served().await, (json!(2), "2".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
