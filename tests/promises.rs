@@ -1,4 +1,4 @@
-//! `docs/faults.md` says which test holds which promise: it must not say what is not so.
+//! `docs/faults.md` and `docs/promises.md` say which test holds which promise: they must not say what is not so.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -109,6 +109,29 @@ fn page() -> String {
 fn every_fault_has_a_test_or_a_reason() {
     let wrong = wrong(&page());
     assert!(wrong.is_empty(), "docs/faults.md:\n{}", wrong.join("\n"));
+}
+
+/// What `docs/promises.md` names that is not there.
+fn missing(page: &str) -> Vec<String> {
+    let is_there = |name: &str| match name.strip_suffix("::") {
+        Some(module) => ["tests", "src"].iter().any(|root| {
+            let path = module.replace("::", "/");
+            repository(&format!("{root}/{path}.rs")).exists()
+        }),
+        None if name.starts_with("scripts/") || name.starts_with("bench/") => repository(name).exists(),
+        None if name.contains("::") => is_test(name),
+        None if name.starts_with("hotserve_") => TABLE.iter().any(|spec| Some(spec.name) == name.split('{').next()),
+        None => true,
+    };
+    quoted(page).filter(|name| !is_there(name)).map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn every_promise_is_seen_and_tested() {
+    let page = std::fs::read_to_string(repository("docs/promises.md")).unwrap();
+    assert_eq!(missing(&page), [""; 0], "docs/promises.md");
+    let broken = page.replace("hotserve_held", "hotserve_hold").replace("`crash::`", "`crush::`");
+    assert!(missing(&broken).contains(&"hotserve_hold".to_owned()) && missing(&broken).contains(&"crush::".to_owned()));
 }
 
 #[test]
