@@ -99,6 +99,7 @@ pub struct Manager {
     status: Arc<Status>,
     reaper: Reaper,
     pipeline: Pipeline,
+    attempts: Arc<Attempts>,
     room: Room,
 
     books: HashMap<Slot, Book<Arc<Update>>>,
@@ -120,6 +121,8 @@ pub struct Manager {
     deferred: HashSet<u64>,
     /// Slots whose way back waits for something to pass.
     waiting: HashSet<Slot>,
+    /// Slots whose hold is not on the disk yet.
+    unwritten: HashSet<Slot>,
 }
 
 /// A model being made ready.
@@ -196,13 +199,14 @@ impl Manager {
             tracing::warn!(skipped, "lines of the journal are torn or rotten; going on with the ones before them");
         }
         let reaper = Reaper::start(metrics.live_generations.clone())?;
-        let attempts = Attempts::open(cache.root(), cache.is_durable())?;
+        let attempts = Arc::new(Attempts::open(cache.root(), cache.is_durable()));
         #[expect(clippy::cast_precision_loss, reason = "a few artifacts")]
         metrics.quarantined_artifacts.set(attempts.quarantined() as f64);
         let (room, asking) = Room::new();
         let (loaders, gates) = (options.loaders.clone(), options.gates.clone());
         let largest = options.max_artifact;
-        let pipeline = Pipeline::start(Arc::clone(&fetcher), attempts, loaders, largest, gates, &metrics, asking)?;
+        let pipeline =
+            Pipeline::start(Arc::clone(&fetcher), Arc::clone(&attempts), loaders, largest, gates, &metrics, asking)?;
         status.set_isolation(pipeline.isolation());
         let mut books: HashMap<Slot, Book<Arc<Update>>> = HashMap::new();
         if let Some((key, _)) = &options.initial {
@@ -224,6 +228,7 @@ impl Manager {
             status,
             reaper,
             pipeline,
+            attempts,
             room,
             books,
             work: HashMap::new(),
@@ -239,6 +244,7 @@ impl Manager {
             commands,
             deferred: HashSet::new(),
             waiting: HashSet::new(),
+            unwritten: HashSet::new(),
         })
     }
 
@@ -285,6 +291,7 @@ impl Manager {
                 },
                 _ = retry.tick() => {
                     self.waiting.clear();
+                    self.write_holds();
                     self.books.values_mut().for_each(Book::revive);
                 }
                 () = &mut grace, if restored && !self.ready => {
@@ -310,6 +317,7 @@ impl Manager {
         for work in self.work.values() {
             work.abort.abort();
         }
+        self.attempts.abandon();
     }
 
     /// Starts the work that each slot's wish needs, and ends what is not wished for any more.
@@ -328,6 +336,7 @@ impl Manager {
         let goals: HashMap<&Slot, Goal> = steps.iter().filter_map(|(slot, step)| Some((slot, step.goal()?))).collect();
         // Newest wins: what is under way and not wanted now stays a candidate, should the newer one fail.
         self.work.retain(|slot, work| {
+            // What is served, and was unloaded, comes back unless the slot has something else to do.
             let goes_on = goals.get(slot).map_or(work.goal == Goal::Reload, |goal| *goal == work.goal);
             if !goes_on {
                 work.abort.abort();

@@ -132,8 +132,9 @@ impl Error {
 
 /// How many messages of a slot are kept, the newest included.
 const KEEP: usize = 3;
-/// How many commands about a slot are kept.
-const KEEP_CONTROLS: usize = 32;
+/// How many rollbacks of a slot are kept, and how many revocations.
+const KEEP_ROLLBACKS: usize = 32;
+const KEEP_REVOKED: usize = 256;
 
 /// The newest notifications of every slot.
 #[derive(Debug, Clone)]
@@ -279,6 +280,40 @@ impl Manifest {
         })
     }
 
+    /// Whether a rank was taken back or revoked.
+    pub fn is_barred(&self, slot: &Slot, rank: &Rank) -> bool {
+        let Some(version) = rank.version() else { return false };
+        self.controls(slot).any(|control| match control.action {
+            Action::Rollback { to: Some(to), from: Some(from) } => to < version && version <= from,
+            Action::Revoke(revoked) => revoked == version,
+            _ => false,
+        })
+    }
+
+    /// The version that a slot is pinned to.
+    fn pinned(&self, slot: &Slot) -> Option<Version> {
+        self.controls(slot).find_map(|control| match control.action {
+            Action::Pin(version) => Some(version),
+            Action::Unpin => Some(None),
+            _ => None,
+        })?
+    }
+
+    /// Of a slot's messages the newest is kept, a few that may be served, and what the slot is pinned to.
+    fn prune(&mut self, slot: &Slot, keep: usize) {
+        let Some(mut kept) = self.slots.remove(slot) else { return };
+        let pinned = self.pinned(slot);
+        let (mut good, mut first) = (0, true);
+        kept.retain(|entry| {
+            let rank = entry.part(slot).map(|part| &part.rank);
+            let usable = rank.is_some_and(|rank| !self.is_barred(slot, rank));
+            good += usize::from(usable);
+            let is_pinned = pinned.is_some() && rank.and_then(Rank::version) == pinned;
+            std::mem::take(&mut first) || is_pinned || (usable && good <= keep)
+        });
+        self.slots.insert(slot.clone(), kept);
+    }
+
     /// The commands about a slot, the latest first.
     pub fn controls(&self, slot: &Slot) -> impl Iterator<Item = &Control> {
         self.controls.get(slot).into_iter().flatten().filter_map(|entry| entry.notification.control.as_ref())
@@ -370,8 +405,8 @@ impl Manifest {
         }
         let place = kept.iter().position(|kept| entry.beats(kept, slot)).unwrap_or(kept.len());
         kept.insert(place, Arc::clone(entry));
-        kept.truncate(KEEP);
-        place < KEEP
+        self.prune(slot, KEEP);
+        self.slots.get(slot).is_some_and(|kept| kept.iter().any(|kept| Arc::ptr_eq(kept, entry)))
     }
 
     /// Of the pins and unpins of a slot the latest is kept, of the others as many as there is room for.
@@ -385,18 +420,26 @@ impl Manifest {
         }
         kept.push(Arc::clone(entry));
         kept.sort_by(|one, other| other.time().cmp(&one.time()));
-        let mut pins = 0;
+        // A revocation is for good: it does not make room for rollbacks.
+        let (mut pins, mut rollbacks, mut revoked) = (0, 0, 0);
         kept.retain(|kept| {
-            pins += usize::from(is_pin(kept));
-            !is_pin(kept) || pins == 1
+            let (count, most) = match kept.notification.control.as_ref().map(|control| control.action) {
+                _ if is_pin(kept) => (&mut pins, 1),
+                Some(Action::Rollback { .. }) => (&mut rollbacks, KEEP_ROLLBACKS),
+                _ => (&mut revoked, KEEP_REVOKED),
+            };
+            *count += 1;
+            *count <= most
         });
-        kept.truncate(KEEP_CONTROLS);
-        kept.iter().any(|kept| Arc::ptr_eq(kept, entry))
+        let is_kept = kept.iter().any(|kept| Arc::ptr_eq(kept, entry));
+        self.prune(slot, KEEP);
+        is_kept
     }
 
-    /// Keeps the newest of each slot alone.
+    /// Keeps of each slot what is to be served, and the newest.
     fn shrink(&mut self) {
-        self.slots.values_mut().for_each(|kept| kept.truncate(1));
+        let slots: Vec<Slot> = self.slots.keys().cloned().collect();
+        slots.iter().for_each(|slot| self.prune(slot, 1));
     }
 }
 

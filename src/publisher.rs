@@ -377,11 +377,14 @@ fn versioned(draft: &Draft, manifest: &Manifest) -> Result<Draft, Error> {
 /// it is read.
 fn explicit(control: &Control, manifest: &Manifest) -> Result<Control, Error> {
     let Control { slot, action } = control;
-    let mut kept = manifest.kept(slot).filter_map(|held| held.rank.version());
-    let (newest, before) = (kept.next(), kept.next());
+    let newest = manifest.held(slot).and_then(|held| held.rank.version());
+    // What is served where everything was obeyed, and what comes before it.
+    let good = |held: &manifest::Held<'_>| !manifest.is_barred(slot, held.rank);
+    let mut kept = manifest.kept(slot).filter(good).filter_map(|held| held.rank.version());
+    let (served, before) = (kept.next(), kept.next());
     let open = |what: &'static str| Error::OpenCommand { slot: slot.clone(), what };
     let action = match *action {
-        Action::Pin(None) => Action::Pin(Some(newest.ok_or_else(|| open("--version"))?)),
+        Action::Pin(None) => Action::Pin(Some(served.ok_or_else(|| open("--version"))?)),
         Action::Rollback { to, from } => {
             let (to, from) = (to.or(before), from.or(newest));
             let (to, from) = (to.ok_or_else(|| open("--to"))?, from.ok_or_else(|| open("--from"))?);

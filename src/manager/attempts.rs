@@ -26,11 +26,11 @@ pub struct Attempts {
 
 impl Attempts {
     /// Reads the notes. A note that is torn says nothing.
-    pub fn open(folder: &Path, durable: bool) -> std::io::Result<Self> {
+    pub fn open(folder: &Path, durable: bool) -> Self {
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
         let mut strikes: BTreeMap<Digest, u32> = serde_json::from_str(&read("strikes")).unwrap_or_default();
         let attempts = |strikes| Self { folder: folder.to_owned(), durable, strikes: Mutex::new(strikes) };
-        let Ok(struck) = read("loading").parse::<Digest>() else { return Ok(attempts(strikes)) };
+        let Ok(struck) = read("loading").parse::<Digest>() else { return attempts(strikes) };
         let count = strikes.entry(struck).or_default();
         *count += 1;
         tracing::warn!(digest = %struck, strikes = *count, "the process ended while this artifact was being loaded");
@@ -38,9 +38,12 @@ impl Attempts {
             strikes.retain(|digest, _| *digest == struck);
         }
         let attempts = attempts(strikes);
-        attempts.save()?;
-        attempts.end_note();
-        Ok(attempts)
+        match attempts.save() {
+            Ok(()) => attempts.end_note(),
+            // The note stays, and counts at the next start.
+            Err(error) => tracing::warn!(%error, "the strikes against artifacts cannot be written"),
+        }
+        attempts
     }
 
     /// Whether an artifact is not to be tried any more.
@@ -69,6 +72,13 @@ impl Attempts {
             tracing::warn!(%error, "the strikes against artifacts cannot be written");
         }
         self.end_note();
+    }
+
+    /// The process is ending as it should: a load that is abandoned was not the reason.
+    pub fn abandon(&self) {
+        if self.durable {
+            self.end_note();
+        }
     }
 
     fn end_note(&self) {
@@ -102,7 +112,7 @@ mod tests {
     #[test]
     fn what_took_the_process_down_twice_is_quarantined_and_a_good_end_forgives() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let open = || Attempts::open(folder.path(), true).expect("readable");
+        let open = || Attempts::open(folder.path(), true);
         let (bad, good) = (Digest::of(b"bad"), Digest::of(b"good"));
         for strikes in 0..4 {
             let attempts = open();
@@ -130,6 +140,6 @@ mod tests {
         for name in ["loading", "strikes"] {
             std::fs::write(folder.path().join(name), "{\"ab").expect("writable");
         }
-        assert_eq!(Attempts::open(folder.path(), true).expect("readable").quarantined(), 0);
+        assert_eq!(Attempts::open(folder.path(), true).quarantined(), 0);
     }
 }

@@ -84,8 +84,13 @@ impl Manager {
         let digest = saved.model.as_ref().map(|model| model.digest.to_string());
         let begun = Instant::now();
         if let Err(error) = self.journal.serve(vec![saved]) {
-            self.note_full_disk(slot, &error);
-            return;
+            // What was revoked does not stay for want of room; the hold decides at the next start too.
+            let served = self.books.get(slot).and_then(|book| book.served().map(|mark| book.hold().is_revoked(mark)));
+            if served != Some(true) {
+                self.note_full_disk(slot, &error);
+                return;
+            }
+            tracing::warn!(%slot, %error, "the journal cannot be written: going back from what was revoked all the same");
         }
         stages.insert("persist", begun.elapsed().as_secs_f64());
         let begun = Instant::now();
@@ -125,6 +130,9 @@ impl Manager {
     pub(super) fn withdraw(&mut self, slot: &Slot) {
         if let Err(error) = self.journal.withdraw(slot) {
             tracing::warn!(%slot, %error, "the journal cannot be written: what was revoked is withdrawn, but not for good");
+        }
+        if let Slot::Model(name) = slot {
+            self.forget_unloaded(name);
         }
         let next = self.swapper.snapshot().without(slot);
         self.swap_snapshot(next);

@@ -84,8 +84,14 @@ impl Manager {
             }
             self.count(slot, "applied");
         }
-        for (slot, _) in update.parts.iter().filter(|part| !parts.contains(part)) {
+        for (slot, mark) in update.parts.iter().filter(|part| !parts.contains(part)) {
             self.count(slot, "superseded");
+            // What is only held back is remembered until it is not.
+            let newer =
+                self.books.get(slot).and_then(|book| book.served()).is_none_or(|at| mark.rank.is_above(&at.rank));
+            if let Some(half) = update.without(update.leader()).filter(|_| newer && slot != update.leader()) {
+                self.admit_half(half);
+            }
         }
         self.deferred.remove(&update.id);
         let leader = update.leader();

@@ -110,8 +110,11 @@ impl Manager {
         match self.journal.hold(slot, &hold) {
             Ok(()) => {}
             Err(error) if by == By::Admin => return Err(Denied::Disk(error.to_string())),
-            // It is obeyed all the same; after a restart, it is read from the stream again.
-            Err(error) => tracing::warn!(%slot, %error, "the journal cannot be written: this is obeyed, but not kept"),
+            // It is obeyed all the same, and written when there is room.
+            Err(error) => {
+                tracing::warn!(%slot, %error, "the journal cannot be written: this is obeyed, but not kept yet");
+                self.unwritten.insert(slot.clone());
+            }
         }
         self.obey(control, by, hold, named.as_ref());
         Ok(self.done(control, before))
@@ -144,12 +147,29 @@ impl Manager {
         tracing::info!(%slot, version, digest, by = by.code(), "{}", outcome.replace('_', " "));
         self.metrics.controls.get(&[action.code(), by.code()]).increment(1);
         self.status.record(Entry { digest, by: Some(by), ..Entry::new(outcome, [(slot.clone(), version)]) });
-        for revoked in self.books.entry(slot.clone()).or_default().set_hold(hold) {
+        let book = self.books.entry(slot.clone()).or_default();
+        let revoked = book.set_hold(hold);
+        // A command names one slot: what else a message brings that is kept out by it is served for itself.
+        let halves: Vec<_> = book.barred().chain(&revoked).filter_map(|update| update.without(slot)).collect();
+        for half in halves {
+            self.admit_half(half);
+        }
+        for revoked in revoked {
             self.supersede(&revoked);
         }
         self.show_hold(slot);
         self.drop_warm();
         self.advance();
+    }
+
+    /// Writes the holds for which there was no room.
+    pub(super) fn write_holds(&mut self) {
+        for slot in self.unwritten.clone() {
+            let Some(book) = self.books.get(&slot) else { continue };
+            if self.journal.hold(&slot, book.hold()).is_ok() {
+                self.unwritten.remove(&slot);
+            }
+        }
     }
 
     /// Shows on the board whether a slot is pinned.

@@ -7,7 +7,7 @@ use super::policy::{Mark, Verdict};
 use super::update::{Update, announcement};
 use super::{MAX_SLOTS, Manager};
 use crate::id::{Rank, Slot, Version};
-use crate::notification::{self, Location, ModelUpdate};
+use crate::notification::{self, Location, ModelUpdate, Notification};
 use crate::source::Record;
 
 impl Manager {
@@ -34,18 +34,34 @@ impl Manager {
             return;
         }
         let mut parts = Vec::new();
+        let mut older = Vec::new();
         for (slot, version) in notification.slots() {
             let rank = version.map_or_else(|| Rank::Stream(record.position.clone()), Rank::Version);
             let mark =
                 Mark { rank, content: notification.content(&slot), announcement: announcement(&slot, &notification) };
-            match self.judge(&slot, &mark, &record) {
-                Ok(None) => parts.push((slot, mark)),
-                Ok(Some(outcome)) => self.count(&slot, outcome),
+            match self.judge(&slot, &mark, &notification, &record) {
+                Ok(Judged::Taken) => parts.push((slot, mark)),
+                Ok(Judged::Known) => {
+                    // A pair that is on its way already is not taken apart.
+                    self.count_slots(&notification, "duplicate");
+                    return;
+                }
+                Ok(Judged::Passed(outcome)) => {
+                    self.count(&slot, outcome);
+                    older.push((slot, mark));
+                }
                 Err((reason, detail)) => {
                     self.reject_message(&record, reason, detail);
                     return;
                 }
             }
+        }
+        if parts.is_empty() {
+            // It may come again, when it is wanted.
+            self.recent.forget(&record.data);
+            // For a way back it is enough to know where it is.
+            let remembers = |slot: &Slot, mark: &Mark| self.books.get(slot).is_some_and(|book| book.remembers(mark));
+            parts = older.into_iter().filter(|(slot, mark)| remembers(slot, mark)).collect();
         }
         if parts.is_empty() {
             return;
@@ -75,18 +91,50 @@ impl Manager {
         }
     }
 
-    /// Whether a slot takes a newcomer; else the outcome by which it is counted, or why the whole message is refused.
-    fn judge(&self, slot: &Slot, mark: &Mark, record: &Record) -> Result<Option<&'static str>, (&'static str, String)> {
+    /// Admits what a message brings besides what is kept out by a hold.
+    pub(super) fn admit_half(&mut self, update: Update) {
+        self.next_update += 1;
+        let update = Arc::new(Update { id: self.next_update, ..update });
+        let (slot, mark) = update.parts.first().expect("an update has a part").clone();
+        let book = self.books.entry(slot).or_default();
+        if matches!(book.judge(&mark), Verdict::Admit | Verdict::Correction)
+            && let Some(ousted) = book.admit(mark, update)
+        {
+            self.supersede(&ousted);
+        }
+    }
+
+    /// What becomes of one part of a message; else why the whole message is refused.
+    fn judge(
+        &self,
+        slot: &Slot,
+        mark: &Mark,
+        notification: &Notification,
+        record: &Record,
+    ) -> Result<Judged, (&'static str, String)> {
         let Some(book) = self.books.get(slot) else {
             let full = self.books.len() >= MAX_SLOTS;
             let refusal = || ("too_many_slots", format!("there are {MAX_SLOTS} slots already"));
-            return if full { Err(refusal()) } else { Ok(None) };
+            return if full { Err(refusal()) } else { Ok(Judged::Taken) };
         };
-        match book.judge(mark) {
-            Verdict::Admit | Verdict::Correction => self.check_jump(slot, book.served(), mark).map(|()| None),
-            Verdict::Duplicate => Ok(Some("duplicate")),
-            Verdict::Stale => Ok(Some("stale")),
-            Verdict::Barred(why) => Self::barred(slot, &mark.rank, why, record).map_or(Ok(Some("stale")), Err),
+        let verdict = book.judge(mark);
+        // A candidate of the same content gives way to one that brings as much, announced anew, or more.
+        if let Some(known) = book.candidate(&mark.rank).filter(|_| verdict != Verdict::Conflict) {
+            let slots = |notification: &Notification| notification.slots().map(|(slot, _)| slot).collect::<Vec<_>>();
+            let (ours, theirs) = (slots(notification), slots(&known.notification));
+            let covers = theirs.iter().all(|slot| ours.contains(slot));
+            if matches!(verdict, Verdict::Duplicate | Verdict::Correction) {
+                let takes = covers && (verdict == Verdict::Correction || ours.len() > theirs.len());
+                return Ok(if takes { Judged::Taken } else { Judged::Known });
+            }
+        }
+        match verdict {
+            Verdict::Admit | Verdict::Correction => self.check_jump(slot, book.served(), mark).map(|()| Judged::Taken),
+            Verdict::Duplicate => Ok(Judged::Passed("duplicate")),
+            Verdict::Stale => Ok(Judged::Passed("stale")),
+            Verdict::Barred(why) => {
+                Self::barred(slot, &mark.rank, why, record).map_or(Ok(Judged::Passed("stale")), Err)
+            }
             Verdict::Conflict => {
                 let detail = format!("{slot} {} is another content already: publish a higher version", mark.rank);
                 Err(("conflict", detail))
@@ -112,4 +160,14 @@ impl Manager {
         let detail = format!("{slot} {version} is {jump} above {served}, which is served (--max-version-jump {most})");
         Err(("version_jump", detail))
     }
+}
+
+/// What becomes of one part of a message.
+enum Judged {
+    /// The slot takes it.
+    Taken,
+    /// It is on its way already, and all that came with it.
+    Known,
+    /// Counted by this outcome, and passed by.
+    Passed(&'static str),
 }

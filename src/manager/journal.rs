@@ -164,9 +164,10 @@ impl Journal {
         if let Err(error) = journal.compact() {
             // A full disk is no reason not to serve what is on it.
             tracing::warn!(%error, "the journal cannot be written anew: going on behind what it has");
-            journal.bytes = text.len() as u64;
-            journal.live_bytes = journal.bytes;
-            journal.end_line(&text)?;
+            if journal.bytes == 0 {
+                journal.end_line(&text)?;
+                journal.live_bytes = journal.bytes;
+            }
         }
         Ok((journal, skipped))
     }
@@ -224,8 +225,9 @@ impl Journal {
     }
 
     /// Half a line that a crash left must not swallow the next one.
-    fn end_line(&self, text: &[u8]) -> std::io::Result<()> {
+    fn end_line(&mut self, text: &[u8]) -> std::io::Result<()> {
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        self.bytes = whole as u64;
         if whole < text.len() { self.file.set_len(whole as u64) } else { Ok(()) }
     }
 
@@ -243,16 +245,16 @@ impl Journal {
         if self.durable {
             fresh.as_file().sync_all()?;
         }
+        // Opened before it is in its place: from then on nothing may be written to the file that it replaced.
+        let file = OpenOptions::new().append(true).open(fresh.path())?;
         failpoint::hit("journal.compact.before_rename");
         fresh.persist(&self.path).map_err(|error| error.error)?;
+        (self.file, self.bytes, self.live_bytes) = (file, bytes, bytes);
         failpoint::hit("journal.compact.after_rename");
         if self.durable {
             File::open(folder)?.sync_all()?;
         }
         failpoint::hit("journal.compact.after_folder_sync");
-        self.file = OpenOptions::new().append(true).open(&self.path)?;
-        self.bytes = bytes;
-        self.live_bytes = bytes;
         Ok(())
     }
 }

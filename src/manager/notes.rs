@@ -61,6 +61,7 @@ impl Manager {
 
     pub(super) fn supersede(&mut self, update: &Update) {
         self.deferred.remove(&update.id);
+        self.recent.forget(&update.record.data);
         for (slot, _) in &update.parts {
             self.count(slot, "superseded");
         }

@@ -77,7 +77,7 @@ impl Pipeline {
     /// `max_bytes`. Who lacks memory asks for it through `room`.
     pub fn start(
         fetcher: Arc<Fetcher>,
-        attempts: Attempts,
+        attempts: Arc<Attempts>,
         loaders: Loaders,
         max_bytes: u64,
         config: GatesConfig,

@@ -22,7 +22,7 @@ pub const KEPT: usize = 3;
 pub struct Book<T> {
     served: Option<Mark>,
     /// What readers have seen before, though it cannot be served now: nothing below it may be.
-    floor: Option<Rank>,
+    floor: Option<Mark>,
     /// Whether a version has been seen: from then on, messages without one are refused.
     versioned: bool,
     /// Newest first; the last few may be older than what is served, and are only there for a way back.
@@ -145,8 +145,32 @@ impl<T: Clone> Book<T> {
         // What was taken back stands in nobody's way, though it may be served for lack of another.
         let served = self.served.as_ref().filter(|served| self.hold.why_not(served).is_none());
         let below_served = served.is_some_and(|served| !mark.rank.is_above(&served.rank));
-        let below_floor = self.floor.as_ref().is_some_and(|floor| floor.is_above(&mark.rank));
+        let floor = self.floor.as_ref().filter(|floor| self.hold.why_not(floor).is_none());
+        let below_floor = floor.is_some_and(|floor| floor.rank.is_above(&mark.rank));
         if below_served || below_floor { Verdict::Stale } else { Verdict::Admit }
+    }
+
+    /// Whether a content that is older than what is served is to be remembered, for a way back to it.
+    pub fn remembers(&self, mark: &Mark) -> bool {
+        let below = || self.candidates.iter().filter(|candidate| self.is_below_served(&candidate.mark));
+        self.served.is_some()
+            && (below().count() < KEPT || below().last().is_some_and(|lowest| mark.rank.is_above(&lowest.mark.rank)))
+    }
+
+    fn is_below_served(&self, mark: &Mark) -> bool {
+        self.served.as_ref().is_some_and(|served| served.rank.is_above(&mark.rank))
+    }
+
+    /// The candidate of a rank.
+    pub fn candidate(&self, rank: &Rank) -> Option<&T> {
+        self.candidates.iter().find(|known| known.mark.rank == *rank).map(|known| &known.update)
+    }
+
+    /// The candidates that the hold keeps out.
+    pub fn barred(&self) -> impl Iterator<Item = &T> {
+        let barred =
+            |known: &&Candidate<T>| self.hold.why_not(&known.mark).is_some_and(|why| self.bars(&known.mark, why));
+        self.candidates.iter().filter(barred).map(|known| &known.update)
     }
 
     /// Whether this keeps a content out: a pin brings back what was taken back, but not what was revoked.
@@ -187,7 +211,7 @@ impl<T: Clone> Book<T> {
             let target = self::newest(marks().filter(below).filter(usable)).map(|mark| mark.rank.clone());
             return match (target, newest) {
                 (Some(target), Some(newest)) => Ok((target, newest)),
-                // Elsewhere there may be: here, nothing is served then rather than what was taken back.
+                // Elsewhere there may be. An instance that serves nothing yet does not begin with what was taken back.
                 (None, Some(newest)) if !must_be_here => Ok((Rank::Initial, newest)),
                 _ => Err(NoWayBack::NothingOlder),
             };
@@ -211,7 +235,7 @@ impl<T: Clone> Book<T> {
     /// What the slot should do next.
     pub fn wish(&self) -> Wish<'_, T> {
         let ready = || self.candidates.iter().filter(|candidate| !candidate.deferred);
-        if let Some((pin, _)) = self.hold.pin() {
+        if let Some((pin, _)) = self.hold.pin().filter(|(pin, _)| !self.is_revoked(pin)) {
             let is_it = |mark: &Mark| mark.rank == *pin && !self.hold.is_revoked(mark);
             if self.served.as_ref().is_some_and(is_it) {
                 return Wish::Stay;
@@ -222,9 +246,9 @@ impl<T: Clone> Book<T> {
             if let Some(mark) = self.kept.iter().find(|mark| is_it(mark)) {
                 return Wish::GoBack(mark);
             }
-            if self.served.as_ref().is_some_and(|served| !self.hold.is_revoked(served)) {
-                return Wish::Await;
-            }
+            // No other is served in its place.
+            let revoked = self.served.as_ref().is_some_and(|served| self.hold.is_revoked(served));
+            return if revoked { Wish::Withdraw } else { Wish::Await };
         }
         let usable = |mark: &&Mark| self.hold.why_not(mark).is_none();
         let candidate = ready().find(|candidate| usable(&&candidate.mark));
@@ -285,13 +309,13 @@ impl<T: Clone> Book<T> {
 
     /// Nothing is served any more: what was, was revoked.
     pub fn withdraw(&mut self) {
-        self.floor = self.served.take().map(|served| served.rank).or(self.floor.take());
+        self.floor = self.served.take().or(self.floor.take());
     }
 
     /// Readers have seen this rank: nothing below it comes any more.
-    pub fn raise_floor(&mut self, rank: Rank) {
-        self.versioned |= matches!(rank, Rank::Version(_));
-        self.floor = Some(rank);
+    pub fn raise_floor(&mut self, mark: Mark) {
+        self.versioned |= matches!(mark.rank, Rank::Version(_));
+        self.floor = Some(mark);
     }
 
     /// Takes in a newcomer that was judged `Admit` or `Correction`. Answers the candidate that had to make room.
@@ -303,7 +327,8 @@ impl<T: Clone> Book<T> {
         let place = self.candidates.iter().position(|other| mark.rank.is_above(&other.mark.rank));
         let place = place.unwrap_or(self.candidates.len());
         self.candidates.insert(place, Candidate { mark, deferred: false, update });
-        if self.candidates.len() <= CANDIDATES {
+        let below = self.candidates.iter().filter(|candidate| self.is_below_served(&candidate.mark)).count();
+        if self.candidates.len() <= CANDIDATES && below <= KEPT {
             return None;
         }
         // The oldest makes room, unless the slot waits for just that one.

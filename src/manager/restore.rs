@@ -9,7 +9,7 @@ use super::journal::Saved;
 use super::pipeline::Stages;
 use super::stages::Refusal;
 use crate::failpoint;
-use crate::id::{Slot, Version};
+use crate::id::{Digest, Slot, Version};
 use crate::notification;
 use crate::serving::{ServedModel, ServedState};
 use crate::status::{Bootstrapped, Entry};
@@ -65,10 +65,16 @@ impl Manager {
     async fn restore_slot(&mut self, slot: &Slot) -> Option<Content> {
         let kept = self.journal.of(slot)?;
         let hold = kept.hold.clone();
-        let was_served = kept.served.as_ref().map(|saved| saved.rank.clone());
+        let last = kept.served.as_ref().map(Saved::mark);
+        let was_served = last.as_ref().map(|mark| mark.rank.clone());
         let mut choices: Vec<Saved> = kept.served.iter().chain(&kept.before).cloned().collect();
         let book = self.books.entry(slot.clone()).or_default();
         book.restore_hold(hold);
+        // What holds the slot holds it from the first moment on: what is pinned comes first, what was taken back last.
+        let (hold, pin) = (book.hold(), book.hold().pin().map(|(rank, _)| rank.clone()));
+        choices.retain(|saved| !hold.is_revoked(&saved.mark()));
+        choices.sort_by_key(|saved| (Some(&saved.rank) != pin.as_ref(), hold.why_not(&saved.mark()).is_some()));
+        let wanted = choices.first().map(|saved| saved.rank.clone());
         // Nothing is to be served in a slot that was withdrawn.
         let mut content = None;
         while was_served.is_some() && content.is_none() && !choices.is_empty() {
@@ -78,7 +84,7 @@ impl Manager {
                 Err(refusal) => self.lose(&saved, &refusal),
             }
         }
-        let fell_back = content.as_ref().filter(|(saved, _)| Some(&saved.rank) != was_served.as_ref());
+        let fell_back = content.as_ref().filter(|(saved, _)| Some(&saved.rank) != wanted.as_ref());
         if let Some((saved, _)) = fell_back {
             self.metrics.fallbacks.increment(1);
             let rank = saved.rank.to_string();
@@ -88,9 +94,9 @@ impl Manager {
         let initial = self.options.initial.as_ref().filter(|(key, _)| *slot == Slot::State(key.clone()));
         let initial = initial.map(|_| super::initial_mark());
         let book = self.books.entry(slot.clone()).or_default();
-        match (&content, was_served) {
+        match (&content, last) {
             (Some((saved, _)), _) => drop(book.serve(saved.mark())),
-            (None, Some(rank)) => book.raise_floor(rank),
+            (None, Some(last)) => book.raise_floor(last),
             (None, None) => {}
         }
         book.keep(choices.iter().map(Saved::mark).chain(initial).collect());
@@ -111,7 +117,14 @@ impl Manager {
         let notification = notification::decode_at(&Bytes::copy_from_slice(envelope.as_bytes()), limits, taken_in)
             .map_err(|rejection| Refusal::new(rejection.reason.code(), rejection.detail))?;
         let is_it = |(slot, version): (Slot, Option<Version>)| slot == saved.slot && version == saved.rank.version();
-        if notification.slots().any(is_it) && notification.content(&saved.slot) == saved.content {
+        // The signature is over the message, and that names the bytes: these must be they.
+        let bytes = match (&saved.state, &saved.model) {
+            (Some(state), _) => Digest::of(state.as_bytes()),
+            (None, Some(model)) => model.digest,
+            (None, None) => saved.content,
+        };
+        let content = notification.content(&saved.slot);
+        if notification.slots().any(is_it) && content == saved.content && content == bytes {
             Ok(())
         } else {
             Err(Refusal::new("bad_signature", format!("the message is not that of {} {}", saved.slot, saved.rank)))

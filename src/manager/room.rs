@@ -143,6 +143,15 @@ impl Manager {
         }
     }
 
+    /// What was unloaded is not to come back.
+    pub(super) fn forget_unloaded(&mut self, name: &ModelName) {
+        self.room.unloaded.remove(name);
+        let slot = Slot::Model(name.clone());
+        if let Some(work) = self.work.remove(&slot) {
+            work.abort.abort();
+        }
+    }
+
     fn reload(&mut self, name: ModelName, pause: std::time::Duration) {
         let slot = Slot::Model(name.clone());
         let (pipeline, sender, saved) = (self.pipeline.clone(), self.room.sender.clone(), self.saved(&slot));

@@ -37,6 +37,19 @@ impl Update {
         &model.or(self.parts.first()).expect("an update has a part").0
     }
 
+    /// What it brings besides the model of this slot, as an update of its own. The model waits for nothing but its turn;
+    /// a state that came with it is ready.
+    pub fn without(&self, slot: &Slot) -> Option<Self> {
+        let parts: Vec<_> = self.parts.iter().filter(|(other, _)| other != slot).cloned().collect();
+        let brings_model = parts.iter().any(|(slot, _)| matches!(slot, Slot::Model(_)));
+        if parts.is_empty() || brings_model {
+            return None;
+        }
+        let notification = Notification { model: None, ..self.notification.clone() };
+        let record = self.record.clone();
+        Some(Self { parts, notification, record, ..*self })
+    }
+
     /// Its slots, each with the version it gives.
     pub fn versions(&self) -> Vec<(Slot, String)> {
         self.parts.iter().map(|(slot, mark)| (slot.clone(), mark.rank.to_string())).collect()

@@ -208,8 +208,7 @@ impl Reader {
             sequence: "0".parse().expect("digits"),
             subsequence: 0,
         };
-        let expired = |entry: &Entry| entry.notification().expires_at.is_some_and(|at| at < now);
-        let news = manifest.entries().filter(|entry| !self.known.contains(&entry.digest()) && !expired(entry));
+        let news = manifest.entries().filter(|entry| !self.known.contains(&entry.digest()));
         news.map(|entry| Record {
             position: entry.position().unwrap_or(&place).clone(),
             data: Bytes::copy_from_slice(entry.message().as_bytes()),

@@ -46,7 +46,8 @@ impl Budget {
         let mut budget = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (left, at) = *budget;
         let earned = now.saturating_duration_since(at).as_secs_f64() * PER_SECOND;
-        let left = (left + earned).min(BURST) - 1.0;
+        // A debt has an end as well: an outage of hours is not paid for afterwards.
+        let left = ((left + earned).min(BURST) - 1.0).max(-BURST);
         *budget = (left, now.max(at));
         Duration::from_secs_f64((-left).max(0.0) / PER_SECOND)
     }

@@ -7,7 +7,7 @@ use crate::id::{Digest, Rank};
 pub use crate::status::By;
 
 /// How many bars a slot remembers; the oldest of what was only taken back goes first.
-const BARS: usize = 64;
+const BARS: usize = 256;
 
 /// What holds one slot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -98,7 +98,7 @@ fn a_slot_whose_only_candidate_was_refused_is_blank_again() {
 #[test]
 fn what_readers_have_seen_before_a_restart_is_the_floor() {
     let mut book = Book::<()>::default();
-    book.raise_floor(version(5));
+    book.raise_floor(mark(version(5), ""));
     for (number, verdict) in [(4, Verdict::Stale), (5, Verdict::Admit), (6, Verdict::Admit)] {
         assert_eq!(book.judge(&mark(version(number), "")), verdict);
     }
