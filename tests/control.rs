@@ -181,10 +181,11 @@ async fn a_version_far_ahead_is_refused_or_revoked_and_leaves_room_for_the_next(
     let state = |version: u64| json!({"key": "k", "version": version, "state": version}).to_string();
     let version = async |server: &Server| {
         let reply = server.client.get("/state/k").await;
-        (reply.status == StatusCode::OK).then(|| reply.header("x-state-version").parse::<u64>().unwrap()).unwrap_or(0)
+        let served = reply.headers.get("x-state-version")?;
+        served.to_str().unwrap().parse::<u64>().ok()
     };
     let until_state = async |server: &Server, expected: u64| {
-        until(&format!("{expected}"), async || (version(server).await == expected).then_some(())).await;
+        until(&format!("{expected}"), async || (version(server).await == Some(expected)).then_some(())).await;
     };
     cloud.put(state(7)).await;
     for server in [&bounded, &free] {
@@ -224,7 +225,12 @@ async fn harmed(harm: impl FnOnce(&Path)) -> (Cloud, tempfile::TempDir) {
 
 /// A server that begins with nothing but its folder.
 async fn alone(folder: &Path) -> Server {
+    alone_with(folder, &[]).await
+}
+
+async fn alone_with(folder: &Path, pins: &[&str]) -> Server {
     let settings = Settings {
+        pins: pins.iter().map(ToString::to_string).collect(),
         stream: Some("nowhere".to_owned()),
         host: Some([127, 0, 0, 1].into()),
         port: Some(0),
@@ -300,5 +306,69 @@ async fn an_artifact_that_took_the_process_down_twice_is_not_tried_again() {
     assert!(server.metric(r#"hotserve_rejections_total{reason="quarantined"}"#).await >= 1.0);
     publish(&cloud, 4).await;
     until_version(&server, 4).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_holds_a_slot_holds_it_from_the_first_moment_of_a_start() {
+    let (_cloud, folder) = harmed(|_| {}).await;
+    let server = alone_with(folder.path(), &["m=1"]).await;
+    while !server.is_ready().await {}
+    assert_eq!(version(&server).await, 1);
+    assert_eq!(server.metric("hotserve_fallbacks_total").await, 0.0, "it is as it was told");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_knows_the_way_back_to_what_was_never_here() {
+    let (cloud, folder) = (Cloud::start(1).await, tempfile::tempdir().unwrap());
+    for version in [1, 2, 3] {
+        publish(&cloud, version).await;
+    }
+    let lookback = Some(HumanDuration(std::time::Duration::from_secs(600)));
+    for _ in 0..2 {
+        let server = kept(&cloud, folder.path(), |settings| settings.lookback = lookback).await;
+        until_version(&server, 3).await;
+        server.stop().await;
+    }
+    let server = kept(&cloud, folder.path(), |settings| settings.lookback = lookback).await;
+    tell(&cloud, json!({"action": "rollback", "model": "m", "version": 2, "from": 3})).await;
+    until_version(&server, 2).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pair_that_waits_is_not_torn_by_its_copy_and_half_held_not_lost() {
+    let cloud = Cloud::start(1).await;
+    let server = cloud.server().await.ready().await;
+    let bytes = constant_model(1);
+    let gone = json!({"name": "m", "version": 1, "format": "linear", "uri": format!("s3://{}/later", crate::support::BUCKET),
+        "sha256": Digest::of(&bytes).to_string(), "size": bytes.len()});
+    let pair =
+        |id: u32| json!({"message_id": id.to_string(), "version": 1, "state": "pair", "model": gone}).to_string();
+    cloud.put(pair(1)).await;
+    cloud.put(pair(2)).await;
+    cloud.put(r#"{"key":"after","state":1}"#).await;
+    until("what came after the copy", async || {
+        (server.client.get("/state/after").await.status == StatusCode::OK).then_some(())
+    })
+    .await;
+    assert_eq!(server.state().await, json!(0), "the model is not there yet, and the state does not come without it");
+
+    // A slot that is held keeps its half in mind.
+    cloud.put(r#"{"key":"k","version":1,"state":1}"#).await;
+    tell(&cloud, json!({"action": "pin", "key": "k", "version": 1})).await;
+    let model = cloud.upload("n", 2, "linear", &constant_model(2)).await;
+    cloud.put(json!({"key": "k", "version": 2, "state": 2, "model": model}).to_string()).await;
+    until("the model of the pair", async || {
+        (server.client.post("/predict/n", r#"{"instances":[[1]]}"#).await.status == StatusCode::OK).then_some(())
+    })
+    .await;
+    assert_eq!(server.client.get("/state/k").await.header("x-state-version"), "1");
+    tell(&cloud, json!({"action": "unpin", "key": "k"})).await;
+    until("the other half", async || {
+        (server.client.get("/state/k").await.header("x-state-version") == "2").then_some(())
+    })
+    .await;
     server.stop().await;
 }

@@ -317,12 +317,17 @@ async fn a_fresh_instance_finds_in_the_manifest_what_was_taken_back_and_the_way_
     assert_eq!(told, [json!({"action": "rollback", "model": "m", "version": 2, "from": 3})]);
     let text = run(&cloud, &["manifest", "show"]).await;
     assert!(text.contains("model m: before it 2, 1") && text.contains(r#"told {"action":"rollback""#), "{text}");
+    // Once more is one further back.
+    run(&cloud, &["publish", "control", "rollback", "--model", "m"]).await;
+    let told = read(&cloud).await;
+    let told: Vec<_> = told.controls(&Slot::Model("m".parse().unwrap())).map(|c| json!(c)).collect();
+    assert_eq!(told[0], json!({"action": "rollback", "model": "m", "version": 1, "from": 3}));
     make_stream_anew(&cloud).await;
 
     let server = server(&cloud).await;
     while !server.is_ready().await {}
     let reply = server.client.post("/predict/m", r#"{"instances":[[1]]}"#).await;
-    assert_eq!(reply.header("x-model-version"), "2");
+    assert_eq!(reply.header("x-model-version"), "1");
     let model = cloud.upload("m", 4, "linear", &constant_model(4)).await;
     cloud.put(json!({ "model": model }).to_string()).await;
     until("what is newer than what was taken back", async || {

@@ -400,7 +400,7 @@ mod tests {
         };
         let (live, bytes) = (BTreeMap::new(), text.len() as u64);
         let file = OpenOptions::new().append(true).open(&path).expect("there");
-        let mut journal = Journal { path: path.clone(), file, durable: true, bytes, live_bytes: bytes, live };
+        let mut journal = Journal { path, file, durable: true, bytes, live_bytes: bytes, live };
         fail(&mut journal);
         journal.end_line(&text).expect("writable");
         journal.serve(vec![state("b", 1, "2")]).expect("room");

@@ -172,6 +172,29 @@ fn a_slot_keeps_the_few_before_and_lets_them_go_for_want_of_room() {
 }
 
 #[test]
+fn what_a_slot_is_pinned_to_and_what_is_good_stay_however_many_follow() {
+    let versions = |manifest: &Manifest| {
+        let slot = Slot::Model("m".parse().expect("a name"));
+        manifest.kept(&slot).filter_map(|held| held.rank.version()).map(Version::get).collect::<Vec<_>>()
+    };
+    let announce = |version: u64| entry(json!({"model": model(version)}));
+    let mut pinned =
+        manifest([announce(11), entry(json!({"control": {"action": "pin", "model": "m", "version": 11}}))]);
+    for version in 12..20 {
+        pinned.fold(announce(version)).expect("newer");
+    }
+    assert_eq!(versions(&pinned), [19, 18, 17, 11]);
+    let mut bad = manifest([announce(10), announce(11), announce(12)]);
+    for version in 13..20 {
+        bad.fold(announce(version)).expect("newer");
+        let control = json!({"action": "rollback", "model": "m", "version": 12, "from": version});
+        bad.fold(entry(json!({ "control": control }))).expect("room");
+    }
+    assert_eq!(versions(&bad), [19, 12, 11]);
+    assert!(bad.is_barred(&Slot::Model("m".parse().expect("a name")), &Rank::Version(13.try_into().expect("valid"))));
+}
+
+#[test]
 fn the_commands_about_a_slot_are_kept_and_of_its_pins_the_latest() {
     let told = |second: u32, control: serde_json::Value| {
         entry(json!({"control": control, "published_at": format!("2026-11-23T18:00:{second:02}Z")}))
