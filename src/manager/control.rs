@@ -27,6 +27,9 @@ impl Manager {
         let at_ms = published_ms.unwrap_or(record.position.arrival_ms);
         if let Err(denied) = self.control(control, By::Stream, Some(record), at_ms) {
             self.reject_message(record, "control", denied.to_string());
+            if self.books.get(&control.slot).is_some_and(Book::is_blank) {
+                self.books.remove(&control.slot);
+            }
         }
     }
 
