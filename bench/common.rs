@@ -34,6 +34,8 @@ pub struct Server {
     pub client: Client,
     feeder: Feeder,
     folder: tempfile::TempDir,
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), hotserve::app::Error>>,
 }
 
 impl Server {
@@ -54,8 +56,14 @@ impl Server {
         let adapters = Adapters { source: Box::new(source), s3, loaders: loaders() };
         let app = App::bind(settings.validate().unwrap(), adapters, Boards::default()).await.unwrap();
         let addr = app.addr();
-        tokio::spawn(app.run(CancellationToken::new()));
-        Self { addr, client: Client::to(addr), feeder, folder }
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(app.run(shutdown.clone()));
+        Self { addr, client: Client::to(addr), feeder, folder, shutdown, task }
+    }
+
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
     }
 
     /// Writes an artifact, and answers the fields of its announcement.
@@ -181,7 +189,11 @@ pub fn resident() -> (u64, u64) {
         Some((kib << 10, field("PPid:")?))
     };
     let own = std::process::id().to_string();
-    let children = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| of(&entry.path()));
+    // A process that is only just being started still shares the memory of this one.
+    let is_probe =
+        |process: &Path| std::fs::read(process.join("cmdline")).is_ok_and(|words| words.starts_with(b"hotserve-probe"));
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let children = processes.filter(|process| is_probe(process)).filter_map(|process| of(&process));
     let probes = children.filter(|(_, parent)| *parent == own).map(|(bytes, _)| bytes).sum();
     (of(Path::new("/proc/self")).map_or(0, |(bytes, _)| bytes), probes)
 }

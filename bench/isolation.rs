@@ -81,6 +81,7 @@ async fn costs() {
                 median(&|entry| entry["publish_to_serving_seconds"].as_f64().unwrap_or(0.0)),
             );
         }
+        server.stop().await;
     }
 }
 
@@ -132,4 +133,5 @@ async fn attempts() {
         let reason = reason.as_str().unwrap_or("served").to_owned();
         println!("{:<20}{idle:>10.1?}{busy:>10.1?}{ratio:>8.2}{attempts:>10}  {reason}", format!("{how} at {when}"));
     }
+    server.stop().await;
 }
