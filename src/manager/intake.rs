@@ -46,10 +46,11 @@ impl Manager {
                     self.count_slots(&notification, "duplicate");
                     return;
                 }
-                Ok(Judged::Passed(outcome)) => {
-                    self.count(&slot, outcome);
+                Ok(Judged::Stale) => {
+                    self.count(&slot, "stale");
                     older.push((slot, mark));
                 }
+                Ok(Judged::Duplicate) => self.count(&slot, "duplicate"),
                 Err((reason, detail)) => {
                     self.reject_message(&record, reason, detail);
                     return;
@@ -130,11 +131,9 @@ impl Manager {
         }
         match verdict {
             Verdict::Admit | Verdict::Correction => self.check_jump(slot, book.served(), mark).map(|()| Judged::Taken),
-            Verdict::Duplicate => Ok(Judged::Passed("duplicate")),
-            Verdict::Stale => Ok(Judged::Passed("stale")),
-            Verdict::Barred(why) => {
-                Self::barred(slot, &mark.rank, why, record).map_or(Ok(Judged::Passed("stale")), Err)
-            }
+            Verdict::Duplicate => Ok(Judged::Duplicate),
+            Verdict::Stale => Ok(Judged::Stale),
+            Verdict::Barred(why) => Self::barred(slot, &mark.rank, why, record).map_or(Ok(Judged::Stale), Err),
             Verdict::Conflict => {
                 let detail = format!("{slot} {} is another content already: publish a higher version", mark.rank);
                 Err(("conflict", detail))
@@ -168,6 +167,8 @@ enum Judged {
     Taken,
     /// It is on its way already, and all that came with it.
     Known,
-    /// Counted by this outcome, and passed by.
-    Passed(&'static str),
+    /// It is served, or kept.
+    Duplicate,
+    /// Something newer is served.
+    Stale,
 }

@@ -153,7 +153,7 @@ impl<T: Clone> Book<T> {
     /// Whether a content that is older than what is served is to be remembered, for a way back to it.
     pub fn remembers(&self, mark: &Mark) -> bool {
         let below = || self.candidates.iter().filter(|candidate| self.is_below_served(&candidate.mark));
-        self.served.is_some()
+        self.is_below_served(mark)
             && (below().count() < KEPT || below().last().is_some_and(|lowest| mark.rank.is_above(&lowest.mark.rank)))
     }
 

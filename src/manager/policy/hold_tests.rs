@@ -199,6 +199,23 @@ fn what_was_announced_below_what_is_served_is_there_for_a_way_back() {
 }
 
 #[test]
+fn of_what_is_older_the_newest_few_are_remembered_and_nothing_else() {
+    let mut book = Book::<u64>::default();
+    book.serve(mark(version(20), "20"));
+    for (number, remembered) in [(20, false), (21, false), (10, true), (12, true), (11, true), (9, false), (13, true)] {
+        let newcomer = mark(version(number), &number.to_string());
+        assert_eq!(book.remembers(&newcomer), remembered, "{number}");
+        if remembered {
+            book.admit(newcomer, number);
+        }
+    }
+    assert_eq!(book.wish(), Wish::Stay);
+    assert_eq!(book.candidates().copied().collect::<Vec<_>>(), [13, 12, 11]);
+    roll_back(&mut book, None).expect("13 is known");
+    assert_eq!(settle(&mut book), "13");
+}
+
+#[test]
 fn a_message_is_obeyed_once() {
     let mut hold = Hold::default();
     assert!(!hold.has_obeyed(&place(5)));
