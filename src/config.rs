@@ -8,6 +8,7 @@ mod gates;
 mod manifest_uri;
 mod stream;
 mod trust;
+mod units;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +25,7 @@ pub use self::admin::{AdminConfig, TOKEN as ADMIN_TOKEN, Token};
 pub use self::gates::{GatesConfig, Isolation, IsolationConfig, MemoryBudget, MemoryPolicy, Program};
 pub use self::manifest_uri::ManifestUri;
 pub use self::stream::{ConsumerMode, StartAt, StreamConfig};
+pub use self::units::{HumanDuration, Size};
 use crate::id::{ModelName, Slot, Version};
 use crate::trust::{Required, Trust};
 
@@ -432,61 +434,6 @@ impl FromStr for AllowedPrefix {
     }
 }
 
-/// A length of time, written `200ms`, `5s`, `10m`, `24h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HumanDuration(pub Duration);
-
-impl FromStr for HumanDuration {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (number, unit) = split_number(text);
-        let ms_per_unit = match unit {
-            "ms" => 1.0,
-            "s" => 1e3,
-            "m" => 60e3,
-            "h" => 3_600e3,
-            "d" => 86_400e3,
-            _ => return Err(format!("{text:?} is no duration: write 200ms, 5s, 10m or 24h")),
-        };
-        let number: f64 =
-            number.parse().map_err(|_| format!("{text:?} is no duration: write 200ms, 5s, 10m or 24h"))?;
-        Duration::try_from_secs_f64(number * ms_per_unit / 1e3)
-            .map(Self)
-            .map_err(|_| format!("{text:?} is too long a duration"))
-    }
-}
-
-/// A number of bytes, written `65536`, `64KiB`, `8MiB`, `4GiB` (or kB, MB, GB).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size(pub u64);
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (number, unit) = split_number(text);
-        let bytes_per_unit = match unit {
-            "" | "B" => 1,
-            "kB" => 1_000,
-            "KiB" => 1 << 10,
-            "MB" => 1_000_000,
-            "MiB" => 1 << 20,
-            "GB" => 1_000_000_000,
-            "GiB" => 1 << 30,
-            _ => return Err(format!("{text:?} is no size: write 65536, 64KiB, 8MiB or 4GiB")),
-        };
-        let number: u64 =
-            number.parse().map_err(|_| format!("{text:?} is no size: write 65536, 64KiB, 8MiB or 4GiB"))?;
-        number.checked_mul(bytes_per_unit).map(Self).ok_or_else(|| format!("{text:?} is too large a size"))
-    }
-}
-
-fn split_number(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    (&text[..end], text[end..].trim_start())
-}
-
 /// Makes a setting that is written as text readable from the file.
 macro_rules! deserialize_from_text {
     ($($name:ty),*) => {$(
@@ -497,27 +444,11 @@ macro_rules! deserialize_from_text {
         }
     )*};
 }
-deserialize_from_text!(HumanDuration, Size, StartAt, Required, MemoryBudget);
+deserialize_from_text!(StartAt, Required, MemoryBudget);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_and_sizes_read_as_people_write_them() {
-        for (text, ms) in [("200ms", 200), ("5s", 5_000), ("1.5s", 1_500), ("10m", 600_000), ("24h", 86_400_000)] {
-            assert_eq!(text.parse(), Ok(HumanDuration(Duration::from_millis(ms))), "{text}");
-        }
-        for text in ["", "5", "s", "5 parsecs", "-1s", "1e400s", "9999999999999999999999d"] {
-            assert!(text.parse::<HumanDuration>().is_err(), "{text:?}");
-        }
-        for (text, bytes) in [("0", 0), ("65536", 65536), ("64KiB", 65536), ("4GiB", 1 << 32), ("1MB", 1_000_000)] {
-            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
-        }
-        for text in ["", "MiB", "1.5MiB", "64XB", "99999999999999GiB"] {
-            assert!(text.parse::<Size>().is_err(), "{text:?}");
-        }
-    }
 
     #[test]
     fn a_prefix_covers_what_is_in_it_and_no_namesake() {

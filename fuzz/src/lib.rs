@@ -8,6 +8,13 @@ mod hotserve {
     pub mod error;
     pub mod notification;
     pub mod manifest;
+    pub mod config {
+        //! The settings, of which a message uses the units.
+
+        mod units;
+
+        pub use self::units::{HumanDuration, Size};
+    }
     pub mod aws {
         //! What the service says, without the service.
 
@@ -51,4 +58,4 @@ mod hotserve {
     }
 }
 
-pub use hotserve::{aws, error, id, manifest, notification, source, trust};
+pub use hotserve::{aws, config, error, id, manifest, notification, source, trust};
