@@ -71,8 +71,8 @@ async fn a_stream_deleted_and_made_anew_is_followed_from_its_beginning() {
         cloud.kinesis().describe_stream_summary().stream_name(STREAM).send().await.is_err().then_some(())
     })
     .await;
-    // Long enough for the tailer to have met it.
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    // Long enough for the tailer to have met it, and for another second: this endpoint stamps creations to the second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     assert_eq!(server.state().await, "old stream");
     assert!(server.is_ready().await, "readiness never depends on the stream again");
     cloud.publisher.ensure_stream(1).await.unwrap();

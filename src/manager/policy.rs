@@ -334,7 +334,9 @@ impl<T: Clone> Book<T> {
         // The oldest makes room, unless the slot waits for just that one.
         let pinned = |candidate: &Candidate<T>| self.hold.pin().is_some_and(|(pin, _)| *pin == candidate.mark.rank);
         let ousted = self.candidates.iter().rposition(|candidate| !pinned(candidate))?;
-        Some(self.candidates.remove(ousted).update)
+        let ousted = self.candidates.remove(ousted);
+        // What is below what is served was superseded, or stale, before.
+        (!self.is_below_served(&ousted.mark)).then_some(ousted.update)
     }
 
     /// A candidate cannot be had for now: the next one gets its turn meanwhile.
