@@ -2,7 +2,7 @@
 //!
 //! It reads what is served and how the server does, and knows nothing of where that comes from. A request takes one
 //! [`Snapshot`](crate::serving::Snapshot) and answers everything from it. Commands go to the manager through its
-//! [`Handle`](crate::manager::Handle), which is all of it that is named here.
+//! [`Handle`], which is all of it that is named here.
 
 mod admin;
 mod answer;
