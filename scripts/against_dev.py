@@ -31,11 +31,13 @@ with process(dev, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.D
         answer = json.loads(shell(line))
         assert answer["model"]["version"] == 1 and len(answer["predictions"]) == 1, answer
     first = predict(url, 1)
-    state, model = [line for line in lines if line.startswith(HOTSERVE)]
+    state, model, rollback = [line for line in lines if line.startswith(HOTSERVE)]
     shell(state)
     until_state(url, 42)
     shell(model)
     assert predict(url, 2) != first, "the retrained model answers as the first one did"
+    shell(rollback)
+    assert predict(url, 1) == first, "the way back is to another model"
 
     print("boto3 with only the printed variables")
     for line in lines:
