@@ -240,16 +240,8 @@ async fn a_version_below_the_manifests_is_refused_and_the_same_content_is_announ
 
 /// Runs the program on this cloud. Answers what it printed.
 async fn run(cloud: &Cloud, arguments: &[&str]) -> String {
-    let endpoints = cloud.embedded.endpoints();
     let mut command = cli::hotserve(arguments);
-    command
-        .env("AWS_ENDPOINT_URL_KINESIS", endpoints.kinesis)
-        .env("AWS_ENDPOINT_URL_S3", endpoints.s3)
-        .env("AWS_REGION", endpoints.region)
-        .env("AWS_ACCESS_KEY_ID", endpoints.access_key_id)
-        .env("AWS_SECRET_ACCESS_KEY", endpoints.secret_access_key)
-        .env("KINESIS_STREAM", STREAM)
-        .env("HOTSERVE_MANIFEST", uri().to_string());
+    command.envs(cloud.environment()).env("HOTSERVE_MANIFEST", uri().to_string());
     let (code, text) = tokio::task::spawn_blocking(|| cli::run(command)).await.unwrap();
     assert_eq!(code, 0, "{arguments:?}: {text}");
     text

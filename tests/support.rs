@@ -84,6 +84,19 @@ impl Cloud {
         self.aws.kinesis(hotserve::aws::Retries::Standard, &Arc::default())
     }
 
+    /// What a program needs in its environment to work on this cloud.
+    pub fn environment(&self) -> [(&'static str, String); 6] {
+        let endpoints = self.embedded.endpoints();
+        [
+            ("AWS_ENDPOINT_URL_KINESIS", endpoints.kinesis),
+            ("AWS_ENDPOINT_URL_S3", endpoints.s3),
+            ("AWS_REGION", endpoints.region),
+            ("AWS_ACCESS_KEY_ID", endpoints.access_key_id),
+            ("AWS_SECRET_ACCESS_KEY", endpoints.secret_access_key),
+            ("KINESIS_STREAM", STREAM.to_owned()),
+        ]
+    }
+
     /// Puts a message as it is.
     pub async fn put(&self, message: impl AsRef<[u8]>) -> Receipt {
         self.put_with_key("test", message).await

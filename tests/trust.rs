@@ -354,15 +354,8 @@ async fn what_is_signed_is_not_published_without_a_version() {
 
 /// Runs the program on this cloud. Answers its exit code and what it printed.
 async fn run(cloud: &Cloud, arguments: &[&str]) -> (i32, String) {
-    let endpoints = cloud.embedded.endpoints();
     let mut command = cli::hotserve(arguments);
-    command
-        .env("AWS_ENDPOINT_URL_KINESIS", endpoints.kinesis)
-        .env("AWS_ENDPOINT_URL_S3", endpoints.s3)
-        .env("AWS_REGION", endpoints.region)
-        .env("AWS_ACCESS_KEY_ID", endpoints.access_key_id)
-        .env("AWS_SECRET_ACCESS_KEY", endpoints.secret_access_key)
-        .env("KINESIS_STREAM", STREAM);
+    command.envs(cloud.environment());
     tokio::task::spawn_blocking(|| cli::run(command)).await.unwrap()
 }
 
