@@ -1,7 +1,9 @@
 //! What the benches share: a server in this process, fed by hand, and clients that ask at a steady pace.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use hotserve::app::{Adapters, App, Boards};
 use hotserve::config::Settings;
 use hotserve::id::Digest;
 use hotserve::source::memory::{Feeder, MemorySource};
+use hotserve::status::Status;
 use hotserve::store::memory::MemoryStore;
 use hotserve_models::Loaders;
 use http::{Request, StatusCode};
@@ -32,6 +35,7 @@ pub fn loaders() -> Loaders {
 pub struct Server {
     pub addr: SocketAddr,
     pub client: Client,
+    status: Arc<Status>,
     feeder: Feeder,
     folder: tempfile::TempDir,
     shutdown: CancellationToken,
@@ -54,11 +58,13 @@ impl Server {
         let (source, feeder) = MemorySource::new();
         let s3 = Arc::new(MemoryStore::default());
         let adapters = Adapters { source: Box::new(source), s3, loaders: loaders() };
-        let app = App::bind(settings.validate().unwrap(), adapters, Boards::default()).await.unwrap();
+        let boards = Boards::default();
+        let status = Arc::clone(&boards.status);
+        let app = App::bind(settings.validate().unwrap(), adapters, boards).await.unwrap();
         let addr = app.addr();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(app.run(shutdown.clone()));
-        Self { addr, client: Client::to(addr), feeder, folder, shutdown, task }
+        Self { addr, client: Client::to(addr), status, feeder, folder, shutdown, task }
     }
 
     pub async fn stop(self) {
@@ -81,18 +87,20 @@ impl Server {
         self.feeder.put(json!({ "model": model }).to_string()).await;
     }
 
-    /// What became of a version.
+    /// What became of a version. Nobody asks over HTTP: that would be load.
     pub async fn outcome(&self, slot: &str, version: u64) -> Value {
+        let mut news = self.status.news();
         loop {
-            let history = self.client.json("/history?limit=20").await;
-            let entries = history["entries"].as_array().unwrap();
-            let this = |entry: &&Value| {
+            news.mark_unchanged();
+            let lines = self.status.history(20);
+            let entries = lines.iter().map(|line| serde_json::from_str::<Value>(line.json.get()).unwrap());
+            let this = |entry: &Value| {
                 entry["slots"] == json!([format!("model {slot}")]) && entry["versions"] == json!([version.to_string()])
             };
-            if let Some(entry) = entries.iter().find(this) {
-                return entry.clone();
+            if let Some(entry) = entries.into_iter().find(this) {
+                return entry;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            news.changed().await.unwrap();
         }
     }
 
@@ -119,13 +127,9 @@ impl Client {
         String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
     }
 
-    pub async fn json(&self, path: &str) -> Value {
-        serde_json::from_str(&self.text(path).await).unwrap()
-    }
-
-    pub async fn predict(&self, name: &str, body: &'static str) -> StatusCode {
+    pub async fn predict(&self, name: &str, body: Bytes) -> StatusCode {
         let uri = format!("http://{}/predict/{name}", self.addr);
-        let request = Request::post(uri).body(Full::new(Bytes::from_static(body.as_bytes()))).unwrap();
+        let request = Request::post(uri).body(Full::new(body)).unwrap();
         let answer = self.http.request(request).await.unwrap();
         let status = answer.status();
         answer.into_body().collect().await.unwrap();
@@ -133,44 +137,90 @@ impl Client {
     }
 }
 
-/// Asks at a steady pace until it is told to stop.
+/// Asks at a steady pace until it is told to stop, from a process of its own: its threads are not the server's.
 pub struct Load {
-    stop: Arc<AtomicBool>,
-    tasks: Vec<tokio::task::JoinHandle<Vec<(Instant, Duration)>>>,
+    client: std::process::Child,
+    answers: BufReader<std::process::ChildStdout>,
+    begun: Instant,
 }
 
 impl Load {
-    pub fn start(addr: SocketAddr, name: &'static str, body: &'static str, connections: u32, per_second: u32) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+    pub fn start(addr: SocketAddr, name: &str, body: &str, connections: u32, per_second: u32) -> Self {
+        let mut client = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([CLIENT, &addr.to_string(), name, body, &connections.to_string(), &per_second.to_string()])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut answers = BufReader::new(client.stdout.take().unwrap());
+        answers.read_line(&mut String::new()).unwrap();
+        Self { client, answers, begun: Instant::now() }
+    }
+
+    /// When each request was sent, and how long it took.
+    pub async fn finish(mut self) -> Vec<(Instant, Duration)> {
+        let begun = self.begun;
+        let finish = move || {
+            drop(self.client.stdin.take());
+            let times: Vec<(u64, u64)> = serde_json::from_reader(&mut self.answers).unwrap();
+            assert!(self.client.wait().unwrap().success(), "a request failed");
+            times
+        };
+        let times = tokio::task::spawn_blocking(finish).await.unwrap();
+        let nanos = Duration::from_nanos;
+        times.into_iter().map(|(sent, took)| (begun + nanos(sent), nanos(took))).collect()
+    }
+}
+
+/// The first argument of a process that is a client.
+const CLIENT: &str = "client";
+
+/// A client's process: a line when it begins, and its times when its input ends.
+pub fn client() -> Option<ExitCode> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [word, addr, name, body, connections, per_second] = &words[..] else { return None };
+    if word != CLIENT {
+        return None;
+    }
+    let (connections, per_second): (u32, u32) = (connections.parse().unwrap(), per_second.parse().unwrap());
+    let (addr, name, body): (SocketAddr, String, Bytes) = (addr.parse().unwrap(), name.clone(), body.clone().into());
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopping = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
+        stopping.store(true, Ordering::Relaxed);
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let times = runtime.block_on(async {
+        println!("begun");
+        let begun = Instant::now();
+        let pause = Duration::from_secs(1) * connections / per_second;
         let ask = |number| {
-            let (stop, client) = (Arc::clone(&stop), Client::to(addr));
-            let pause = Duration::from_secs(1) * connections / per_second;
+            let (stop, client, name, body) = (Arc::clone(&stop), Client::to(addr), name.clone(), body.clone());
             tokio::spawn(async move {
                 let mut times = Vec::new();
-                let mut next =
-                    tokio::time::interval_at(tokio::time::Instant::now() + pause * number / connections, pause);
+                let first = tokio::time::Instant::now() + pause * number / connections;
+                let mut next = tokio::time::interval_at(first, pause);
                 next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
                 while !stop.load(Ordering::Relaxed) {
                     next.tick().await;
-                    let begun = Instant::now();
-                    assert_eq!(client.predict(name, body).await, StatusCode::OK);
-                    times.push((begun, begun.elapsed()));
+                    let sent = Instant::now();
+                    assert_eq!(client.predict(&name, body.clone()).await, StatusCode::OK);
+                    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap();
+                    times.push((nanos(sent - begun), nanos(sent.elapsed())));
                 }
                 times
             })
         };
-        let tasks = (0..connections).map(ask).collect();
-        Self { stop, tasks }
-    }
-
-    pub async fn finish(self) -> Vec<(Instant, Duration)> {
-        self.stop.store(true, Ordering::Relaxed);
+        let tasks: Vec<_> = (0..connections).map(ask).collect();
         let mut all = Vec::new();
-        for task in self.tasks {
+        for task in tasks {
             all.extend(task.await.unwrap());
         }
         all
-    }
+    });
+    println!("{}", serde_json::to_string(&times).unwrap());
+    Some(ExitCode::SUCCESS)
 }
 
 pub fn percentile(times: &[(Instant, Duration)], hundredths: usize) -> Duration {

@@ -1,7 +1,7 @@
 //! What a probe costs, and what those who ask meanwhile notice of a model that misbehaves in it.
 //!
 //! `cargo bench --bench gates -- isolation`. The clients share the machine with the server and the probe: what counts is the ratio
-//! to idle, the best of several runs.
+//! to idle, in the same run.
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,11 @@ use crate::common::{Load, Server, percentile};
 use crate::misbehaving::{FORMAT, artifact};
 
 const ROUNDS: u64 = 15;
-const RUNS: usize = 5;
-/// How long each of them takes, idle and busy.
-const WINDOW: Duration = Duration::from_secs(2);
+const RUNS: usize = 3;
+/// How long each case has in a run.
+const WINDOW: Duration = Duration::from_secs(7);
+/// Before each attempt, and before the quiet time that is as long and is watched in the same way.
+const PAUSE: Duration = Duration::from_millis(20);
 const BODY: &str = r#"{"instances":[[5.1,3.5,1.4,0.2]]}"#;
 
 pub async fn run() {
@@ -85,7 +87,7 @@ async fn costs() {
     }
 }
 
-/// The latency of the old model while a new one misbehaves.
+/// The latency of the old model while a new one misbehaves, beside that of a time as long in which nothing is tried.
 async fn attempts() {
     let server = Server::start(|settings| {
         settings.isolation = Some(Isolation::Process);
@@ -97,7 +99,9 @@ async fn attempts() {
     server.outcome("old", 1).await;
     let load = || Load::start(server.addr, "old", BODY, 4, 1000);
     let mut version = 1;
-    println!("\n1,000 requests a second to the served model, p99, best of {RUNS} runs, each beside its own idle time");
+    println!(
+        "\n1,000 requests a second to the served model, those sent during an attempt beside those of a quiet time"
+    );
     let cases = [
         ("good", "load"),
         ("panic", "load"),
@@ -109,29 +113,52 @@ async fn attempts() {
         ("nan", "infer"),
         ("slow", "infer"),
     ];
-    let mut best = cases.map(|_| (Duration::MAX, Duration::MAX, 0, Value::Null));
+    let mut seen = cases.map(|_| (Vec::new(), Vec::new(), 0, Value::Null));
     for _ in 0..RUNS {
-        for ((how, when), (idle, busy, attempts, reason)) in cases.iter().zip(&mut best) {
-            let asking = load();
-            tokio::time::sleep(WINDOW).await;
-            *idle = percentile(&asking.finish().await, 99).min(*idle);
-
+        for ((how, when), (idle, busy, attempts, reason)) in cases.iter().zip(&mut seen) {
             let asking = load();
             let begun = Instant::now();
+            let mut spans = Vec::new();
             while begun.elapsed() < WINDOW {
                 version += 1;
-                *attempts += 1;
-                server.publish("new", version, server.write(FORMAT, &artifact(how, when, version))).await;
+                let artifact = server.write(FORMAT, &artifact(how, when, version));
+                tokio::time::sleep(PAUSE).await;
+                let from = Instant::now();
+                server.publish("new", version, artifact).await;
                 *reason = server.outcome("new", version).await["reason"].clone();
+                let tried = Instant::now();
+                tokio::time::sleep(PAUSE).await;
+                let quiet = Instant::now();
+                tokio::time::sleep(tried - from).await;
+                spans.push((from..tried, quiet..Instant::now()));
             }
-            *busy = percentile(&asking.finish().await, 99).min(*busy);
+            *attempts += spans.len();
+            // By when it was sent, and not by whether it overlaps: that would pick the slow ones.
+            for (sent, took) in asking.finish().await {
+                if spans.iter().any(|(tried, _)| tried.contains(&sent)) {
+                    busy.push((sent, took));
+                } else if spans.iter().any(|(_, quiet)| quiet.contains(&sent)) {
+                    idle.push((sent, took));
+                }
+            }
         }
     }
-    println!("{:<20}{:>10}{:>10}{:>8}{:>10}", "", "idle", "meanwhile", "ratio", "attempts");
-    for ((how, when), (idle, busy, attempts, reason)) in cases.iter().zip(best) {
-        let ratio = busy.as_secs_f64() / idle.as_secs_f64();
+    println!(
+        "{:<20}{:>9}{:>9}{:>8}{:>11}{:>9}{:>9}{:>8}{:>10}",
+        "", "idle", "during", "ratio", "requests", "idle p50", "during", "ratio", "attempts"
+    );
+    for ((how, when), (idle, busy, attempts, reason)) in cases.iter().zip(seen) {
+        let name = format!("{how} at {when}");
+        let micros = |times, at| percentile(times, at).as_secs_f64() * 1e6;
+        let (idle99, busy99) = (micros(&idle, 99), micros(&busy, 99));
+        let (idle50, busy50) = (micros(&idle, 50), micros(&busy, 50));
         let reason = reason.as_str().unwrap_or("served").to_owned();
-        println!("{:<20}{idle:>10.1?}{busy:>10.1?}{ratio:>8.2}{attempts:>10}  {reason}", format!("{how} at {when}"));
+        println!(
+            "{name:<20}{idle99:>6.0} µs{busy99:>6.0} µs{:>8.2}{:>11}{idle50:>6.0} µs{busy50:>6.0} µs{:>8.2}{attempts:>10}  {reason}",
+            busy99 / idle99,
+            busy.len(),
+            busy50 / idle50,
+        );
     }
     server.stop().await;
 }

@@ -16,6 +16,9 @@ fn main() -> ExitCode {
     if let Some(code) = hotserve::probe::child(&common::loaders()) {
         return code;
     }
+    if let Some(code) = common::client() {
+        return code;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let names: Vec<String> = std::env::args().collect();

@@ -67,7 +67,9 @@ pub(super) fn settle(
         None => Err(std::io::Error::other("this program does not call hotserve::probe::child at its start")),
     };
     let answers = program.and_then(|program| {
-        Running::start(&program)?.hello(&|| false).map_err(|silence| std::io::Error::other(silence.to_string()))?;
+        Running::start(&program)?
+            .hello(HELLO, &|| false)
+            .map_err(|silence| std::io::Error::other(silence.to_string()))?;
         Ok(program)
     });
     match (answers, config.mode) {
@@ -96,7 +98,7 @@ impl Prober {
         let Self { program, timeout, metrics } = self.clone();
         let work = move || {
             super::lower_priority();
-            let result = attempt(&program, &request, timeout, &|| answer.is_closed());
+            let result = patiently(&program, &request, timeout, &|| answer.is_closed());
             drop(lease);
             metrics.probes.get(&[result.as_ref().map_or_else(Failure::outcome, |_| "passed")]).increment(1);
             // Superseded meanwhile: nobody listens.
@@ -123,6 +125,8 @@ enum Failure {
     Died(Refusal),
     /// There was no probe.
     Unavailable(Refusal),
+    /// Others kept the processor.
+    Starved,
     /// Nobody wants to know any more.
     Superseded,
 }
@@ -132,7 +136,7 @@ impl Failure {
         match self {
             Self::Refused(_) => "refused",
             Self::Died(refusal) => refusal.reason,
-            Self::Unavailable(_) => "unavailable",
+            Self::Unavailable(_) | Self::Starved => "unavailable",
             Self::Superseded => "superseded",
         }
     }
@@ -140,8 +144,41 @@ impl Failure {
     fn into_refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) | Self::Died(refusal) | Self::Unavailable(refusal) => refusal,
+            Self::Starved => Refusal::new("unavailable", "the probe got no processor"),
             Self::Superseded => Refusal::new("unavailable", "superseded"),
         }
+    }
+}
+
+/// How a probe gets the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// When nobody else wants it.
+    Idle,
+    /// Its small share of it.
+    Share,
+}
+
+/// Without hurry first. A machine that never rests would let the probe wait for ever: then with a share of its own. Nobody
+/// may raise what was lowered, so that is another probe.
+fn patiently(
+    program: &Program,
+    request: &Request,
+    timeout: Duration,
+    cancelled: &(dyn Fn() -> bool + Sync),
+) -> Result<Facts, Failure> {
+    let idle = std::thread::scope(|scope| {
+        // The probe is not to outlive the thread that starts it: this one waits for it.
+        let work = || {
+            super::idle_priority();
+            attempt(program, request, timeout, Pace::Idle, cancelled)
+        };
+        let thread = std::thread::Builder::new().name("probe-idle".to_owned()).spawn_scoped(scope, work);
+        thread.map_or(Err(Failure::Starved), |thread| thread.join().unwrap_or(Err(Failure::Starved)))
+    });
+    match idle {
+        Err(Failure::Starved) => attempt(program, request, timeout, Pace::Share, cancelled),
+        done => done,
     }
 }
 
@@ -149,12 +186,15 @@ fn attempt(
     program: &Program,
     request: &Request,
     timeout: Duration,
+    pace: Pace,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Facts, Failure> {
     let unavailable = |error: &std::io::Error| Failure::Unavailable(cannot_start(error));
     let mut probe = Running::start(program).map_err(|error| unavailable(&error))?;
-    match probe.hello(cancelled) {
+    let patience = if pace == Pace::Idle { clock::PATIENCE } else { HELLO };
+    match probe.hello(patience, cancelled) {
         Ok(()) => {}
+        Err(Silence::Late) if pace == Pace::Idle => return Err(Failure::Starved),
         Err(Silence::Cancelled) => return Err(Failure::Superseded),
         Err(silence) => return Err(unavailable(&std::io::Error::other(silence.to_string()))),
     }
@@ -166,7 +206,7 @@ fn attempt(
     asked.map_err(|error| unavailable(&error))?;
     let mut doing = None;
     let silence = loop {
-        match probe.hear(&mut || clock.is_over(), cancelled) {
+        match probe.hear(&mut || clock.is_over() || pace == Pace::Idle && clock.is_starved(), cancelled) {
             Ok(Said::Passed(facts)) => return Ok(facts),
             Ok(Said::Refused { reason, detail }) => {
                 let known = REJECTIONS.iter().find(|known| **known == reason).copied();
@@ -181,6 +221,7 @@ fn attempt(
     let died = |reason, detail: String| Err(Failure::Died(Refusal::new(reason, detail)));
     match silence {
         Silence::Cancelled => Err(Failure::Superseded),
+        Silence::Late if !clock.is_over() => Err(Failure::Starved),
         Silence::Late => {
             let detail =
                 format!("the model was not done after {timeout:?}, {during}: raise --load-timeout if it is only slow");
@@ -286,8 +327,8 @@ impl Running {
         Ok(Self { child, socket, heard: Vec::new(), said: 0, stderr, tail: Vec::new() })
     }
 
-    fn hello(&mut self, cancelled: &dyn Fn() -> bool) -> Result<(), Silence> {
-        let deadline = Instant::now() + HELLO;
+    fn hello(&mut self, patience: Duration, cancelled: &dyn Fn() -> bool) -> Result<(), Silence> {
+        let deadline = Instant::now() + patience;
         match self.hear(&mut || Instant::now() > deadline, cancelled)? {
             Said::Hello(VERSION) => Ok(()),
             _ => Err(Silence::Babbles),
@@ -398,7 +439,7 @@ mod tests {
             path: path.into(),
             args: args.iter().map(ToString::to_string).collect(),
         };
-        let hello = |program: &Program| Running::start(program).expect("it starts").hello(&|| false);
+        let hello = |program: &Program| Running::start(program).expect("it starts").hello(HELLO, &|| false);
         assert!(matches!(hello(&program("/bin/true", &[])), Err(Silence::Ended)));
         assert!(matches!(hello(&program("/bin/sh", &["-c", "echo hello >&0"])), Err(Silence::Babbles)));
         let flood = program("/bin/sh", &["-c", "cat /dev/zero >&0"]);
@@ -415,7 +456,7 @@ mod tests {
     fn who_does_not_wait_any_more_is_left_alone() {
         let program = Program { path: "/bin/sleep".into(), args: vec!["1000".to_owned()] };
         let mut running = Running::start(&program).expect("it starts");
-        assert!(matches!(running.hello(&|| true), Err(Silence::Cancelled)));
+        assert!(matches!(running.hello(HELLO, &|| true), Err(Silence::Cancelled)));
         let id = running.child.id();
         drop(running);
         assert!(!Path::new(&format!("/proc/{id}")).exists(), "it is neither there nor a zombie");

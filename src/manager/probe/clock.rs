@@ -1,7 +1,7 @@
 //! The time that a probe had: what it waited for a processor is not its own.
 //!
 //! A probe has a low priority. On a machine that is busy serving, a sound model may take ten times as long to load as on
-//! an idle one, and must not be refused for that.
+//! an idle one, and must not be refused for that. One that hardly gets on at all is starved.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(200);
 /// Even a probe that only waits does not wait for ever: how many times the timeout.
 const MOST: u32 = 10;
+
+/// After so long it shows whether a probe gets on.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs out when the probe has had its time.
 pub struct Clock {
@@ -38,6 +41,11 @@ impl Clock {
         is_over(self.begun.elapsed(), self.waited.values().sum(), self.timeout)
     }
 
+    /// Whether others keep the processor from it.
+    pub fn is_starved(&self) -> bool {
+        is_starved(self.begun.elapsed(), self.waited.values().sum())
+    }
+
     fn look(&mut self) {
         let Ok(tasks) = std::fs::read_dir(&self.tasks) else { return };
         for task in tasks.flatten() {
@@ -51,6 +59,11 @@ impl Clock {
 
 fn is_over(wall: Duration, waited: Duration, timeout: Duration) -> bool {
     wall.saturating_sub(waited) > timeout || wall > timeout.saturating_mul(MOST)
+}
+
+/// Nine tenths of the time on a run queue.
+fn is_starved(wall: Duration, waited: Duration) -> bool {
+    wall > PATIENCE && waited > wall / 10 * 9
 }
 
 /// The second number of a `schedstat`: nanoseconds on a run queue.
