@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A parser describes its trees as a list of [`Tree`]s and trusts nothing; [`Forest::new`] proves them to be trees and
-//! lays them out. A split goes left where `x < threshold` in FP32, which every other comparison of `f32` inputs can be
-//! written as: `x <= t` is `x < t.next_up()`, a threshold in `f64` is rounded first, `>` swaps the children.
+//! lays them out, in FP32 or FP64: the precision in which inputs are compared and leaves are added up. A split goes left
+//! where `x < threshold`, which other comparisons can be written as: `x <= t` is `x < t.next_up()` in that precision, `>`
+//! swaps the children.
 
 use std::fmt;
 
@@ -37,9 +38,11 @@ pub(crate) struct Tree {
 #[derive(Debug, Clone)]
 pub(crate) enum Split {
     /// The end of a path, and what it adds to the margin.
-    Leaf(f32),
+    Leaf(f64),
     /// `x < threshold` goes left.
-    Below { feature: usize, threshold: f32, children: Children },
+    Below { feature: usize, threshold: f64, children: Children },
+    /// `x == value` goes right, and every other number goes left.
+    Equal { feature: usize, value: f64, children: Children },
     /// A category in the list goes right, and every other number goes left.
     Among { feature: usize, categories: Vec<u32>, children: Children },
 }
@@ -67,13 +70,74 @@ impl fmt::Display for Error {
     }
 }
 
+/// The precision of a forest: FP32 or FP64.
+pub(crate) trait Number:
+    Copy + PartialOrd + std::ops::AddAssign + fmt::Debug + Default + Send + Sync + 'static
+{
+    /// The same number, if this precision has it.
+    fn exactly(wide: f64) -> Option<Self>;
+    fn is_nan(self) -> bool;
+    /// The number whose bits are an index, and back.
+    fn of_index(index: u32) -> Self;
+    fn index(self) -> u32;
+    /// What stands before the point, where it is the code of a category.
+    fn category(self) -> Option<u32>;
+}
+
+impl Number for f32 {
+    fn exactly(wide: f64) -> Option<Self> {
+        let narrow = wide as Self;
+        (f64::from(narrow) == wide || wide.is_nan()).then_some(narrow)
+    }
+
+    fn is_nan(self) -> bool {
+        self.is_nan()
+    }
+
+    fn of_index(index: u32) -> Self {
+        Self::from_bits(index)
+    }
+
+    fn index(self) -> u32 {
+        self.to_bits()
+    }
+
+    fn category(self) -> Option<u32> {
+        // Fractions are cut off, as the trainers do it.
+        (0.0..CATEGORY_END as Self).contains(&self).then_some(self as u32)
+    }
+}
+
+impl Number for f64 {
+    fn exactly(wide: f64) -> Option<Self> {
+        Some(wide)
+    }
+
+    fn is_nan(self) -> bool {
+        self.is_nan()
+    }
+
+    fn of_index(index: u32) -> Self {
+        Self::from_bits(u64::from(index))
+    }
+
+    fn index(self) -> u32 {
+        // Only what `of_index` made.
+        self.to_bits() as u32
+    }
+
+    fn category(self) -> Option<u32> {
+        (0.0..Self::from(CATEGORY_END)).contains(&self).then_some(self as u32)
+    }
+}
+
 /// Trees that are proved to be trees.
 #[derive(Debug)]
-pub(crate) struct Forest {
+pub(crate) struct Forest<T> {
     features: usize,
     groups: usize,
     /// All trees one after the other; the two children of a split stand side by side, after their parent.
-    nodes: Vec<Node>,
+    nodes: Vec<Node<T>>,
     /// The root of each tree with the margin it adds to, in the order of the additions.
     roots: Vec<Root>,
     /// The categories of all categorical splits, as bitsets or as sorted lists.
@@ -83,18 +147,19 @@ pub(crate) struct Forest {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Node {
-    /// The feature, with [`MISSING_LEFT`] and [`CATEGORICAL`].
+struct Node<T> {
+    /// The feature, with [`MISSING_LEFT`] and the kind of the split: [`CATEGORICAL`], [`EQUAL`] or neither.
     split: u32,
     /// The left child, the right one follows; 0, which is a root and no child, makes this a leaf.
     left: u32,
     /// The threshold, the leaf's value, or the bits of an index into `sets`.
-    value: f32,
+    value: T,
 }
 
 const MISSING_LEFT: u32 = 1 << 31;
 const CATEGORICAL: u32 = 1 << 30;
-const FEATURE: u32 = CATEGORICAL - 1;
+const EQUAL: u32 = 1 << 29;
+const FEATURE: u32 = EQUAL - 1;
 
 #[derive(Debug, Clone, Copy)]
 struct Root {
@@ -110,7 +175,7 @@ struct Set {
     listed: bool,
 }
 
-impl Forest {
+impl<T: Number> Forest<T> {
     /// Proves that every list of nodes is a tree: indices in range, every node reached by one path (or declared
     /// unreachable), leaves and thresholds that are numbers, a bounded depth. Then lays them out flat.
     pub(crate) fn new(features: usize, groups: usize, trees: &[Tree]) -> Result<Self, Error> {
@@ -170,15 +235,18 @@ impl Forest {
     }
 
     /// Makes the small form of a node; its children get their places, and are filled later.
-    fn lay(&mut self, split: &Split) -> Result<(Node, Option<Children>), String> {
-        let (feature, categories, value, children) = match split {
+    fn lay(&mut self, split: &Split) -> Result<(Node<T>, Option<Children>), String> {
+        let exactly = |wide: f64| T::exactly(wide).ok_or_else(|| format!("{wide} is too precise for this forest"));
+        let (feature, kind, value, children) = match split {
             Split::Leaf(value) if !value.is_finite() => return Err(format!("its leaf is {value}")),
-            Split::Leaf(value) => return Ok((Node { split: 0, left: 0, value: *value }, None)),
+            Split::Leaf(value) => return Ok((Node { split: 0, left: 0, value: exactly(*value)? }, None)),
             // An infinite threshold is a split all the same; NaN would be none.
             Split::Below { threshold, .. } if threshold.is_nan() => return Err("its threshold is NaN".to_owned()),
-            Split::Below { feature, threshold, children } => (*feature, 0, *threshold, *children),
+            Split::Equal { value, .. } if value.is_nan() => return Err("it compares with NaN".to_owned()),
+            Split::Below { feature, threshold, children } => (*feature, 0, exactly(*threshold)?, *children),
+            Split::Equal { feature, value, children } => (*feature, EQUAL, exactly(*value)?, *children),
             Split::Among { feature, categories, children } => {
-                (*feature, CATEGORICAL, f32::from_bits(self.push_set(categories)?), *children)
+                (*feature, CATEGORICAL, T::of_index(self.push_set(categories)?), *children)
             }
         };
         if feature >= self.features {
@@ -188,14 +256,14 @@ impl Forest {
         let feature = feature.ok_or("there are too many features")?;
         let missing = if children.missing_left { MISSING_LEFT } else { 0 };
         let left = self.reserve(2)?;
-        Ok((Node { split: feature | missing | categories, left, value }, Some(children)))
+        Ok((Node { split: feature | missing | kind, left, value }, Some(children)))
     }
 
     fn reserve(&mut self, nodes: usize) -> Result<u32, String> {
         let first = self.nodes.len();
         let end = first.checked_add(nodes).filter(|end| u32::try_from(*end).is_ok());
         let end = end.ok_or("there are too many nodes")?;
-        self.nodes.resize(end, Node { split: 0, left: 0, value: 0.0 });
+        self.nodes.resize(end, Node { split: 0, left: 0, value: T::default() });
         u32::try_from(first).map_err(|_| "there are too many nodes".to_owned())
     }
 
@@ -226,10 +294,10 @@ impl Forest {
         self.groups
     }
 
-    /// Adds each row's leaves to its margins, in FP32 and in the order of the trees, as the trainers do it.
+    /// Adds each row's leaves to its margins, in the forest's precision and in the order of the trees, as the trainers do it.
     ///
     /// `rows` is row-major with `features` columns, `margins` row-major with `groups`.
-    pub(crate) fn add_margins(&self, rows: &[f32], margins: &mut [f32]) {
+    pub(crate) fn add_margins(&self, rows: &[T], margins: &mut [T]) {
         let rows = rows.chunks(self.features.max(1) * BLOCK);
         for (rows, margins) in rows.zip(margins.chunks_mut(self.groups.max(1) * BLOCK)) {
             for root in &self.roots {
@@ -244,28 +312,26 @@ impl Forest {
     }
 
     /// Goes down one tree. `new` has proved that every index is in range and that each path ends.
-    fn leaf(&self, root: u32, row: &[f32]) -> f32 {
+    fn leaf(&self, root: u32, row: &[T]) -> T {
         let mut node = self.nodes[root as usize];
         while node.left != 0 {
             let x = row[(node.split & FEATURE) as usize];
             let left = if x.is_nan() {
                 node.split & MISSING_LEFT != 0
-            } else if node.split & CATEGORICAL == 0 {
+            } else if node.split & (CATEGORICAL | EQUAL) == 0 {
                 x < node.value
+            } else if node.split & EQUAL == 0 {
+                !self.contains(node.value.index(), x)
             } else {
-                !self.contains(node.value.to_bits(), x)
+                x != node.value
             };
             node = self.nodes[node.left as usize + usize::from(!left)];
         }
         node.value
     }
 
-    fn contains(&self, set: u32, x: f32) -> bool {
-        if !(0.0..CATEGORY_END as f32).contains(&x) {
-            return false;
-        }
-        // Fractions are cut off, as XGBoost does it.
-        let category = x as u32;
+    fn contains(&self, set: u32, x: T) -> bool {
+        let Some(category) = x.category() else { return false };
         let Set { from, end, listed } = self.sets[set as usize];
         let words = &self.words[from as usize..end as usize];
         if listed {
@@ -276,7 +342,7 @@ impl Forest {
 
     /// Bytes of memory that the trees hold.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node>()
+        self.nodes.capacity() * size_of::<Node<T>>()
             + self.roots.capacity() * size_of::<Root>()
             + self.words.capacity() * size_of::<u32>()
             + self.sets.capacity() * size_of::<Set>()
@@ -287,7 +353,7 @@ impl Forest {
 mod tests {
     use super::*;
 
-    fn below(feature: usize, threshold: f32, left: usize, right: usize) -> Split {
+    fn below(feature: usize, threshold: f64, left: usize, right: usize) -> Split {
         Split::Below { feature, threshold, children: Children { left, right, missing_left: true } }
     }
 
@@ -295,7 +361,7 @@ mod tests {
         Tree { nodes, ..Tree::default() }
     }
 
-    fn ask(forest: &Forest, row: &[f32]) -> f32 {
+    fn ask(forest: &Forest<f32>, row: &[f32]) -> f32 {
         let mut margin = [0.0];
         forest.add_margins(row, &mut margin);
         margin[0]
@@ -309,6 +375,27 @@ mod tests {
         {
             assert_eq!(ask(&forest, &[7.0, x]), leaf, "{x}");
         }
+    }
+
+    #[test]
+    fn just_the_value_goes_right() {
+        let children = Children { left: 1, right: 2, missing_left: false };
+        let split = Split::Equal { feature: 0, value: 2.5, children };
+        let forest = Forest::new(1, 1, &[tree(vec![split, Split::Leaf(1.0), Split::Leaf(2.0)])]).expect("a tree");
+        for (x, leaf) in [(2.5, 2.0), (2.5_f32.next_up(), 1.0), (2.0, 1.0), (f32::NAN, 2.0), (f32::INFINITY, 1.0)] {
+            assert_eq!(ask(&forest, &[x]), leaf, "{x}");
+        }
+    }
+
+    #[test]
+    fn a_forest_in_fp64_tells_numbers_apart_that_fp32_does_not() {
+        let trees = [tree(vec![below(0, 0.1, 1, 2), Split::Leaf(0.1), Split::Leaf(0.7)])];
+        let forest = Forest::<f64>::new(1, 1, &trees).expect("a tree");
+        let mut margins = [0.2, 0.2];
+        forest.add_margins(&[0.1_f64.next_down(), 0.1], &mut margins);
+        assert_eq!(margins, [0.2 + 0.1, 0.2 + 0.7]);
+        let error = Forest::<f32>::new(1, 1, &trees).expect_err("0.1").to_string();
+        assert!(error.ends_with("0.1 is too precise for this forest"), "{error}");
     }
 
     #[test]
@@ -358,16 +445,16 @@ mod tests {
             (vec![below(0, 0.0, 1, 1), leaf()], "node 1: two paths"),
             (vec![leaf(), leaf()], "node 0: no path leads to 1 nodes, and 0"),
             (vec![below(3, 0.0, 1, 2), leaf(), leaf()], "node 0: it splits on feature 3 of 3"),
-            (vec![below(0, f32::NAN, 1, 2), leaf(), leaf()], "node 0: its threshold is NaN"),
-            (vec![Split::Leaf(f32::INFINITY)], "node 0: its leaf is inf"),
+            (vec![below(0, f64::NAN, 1, 2), leaf(), leaf()], "node 0: its threshold is NaN"),
+            (vec![Split::Leaf(f64::INFINITY)], "node 0: its leaf is inf"),
             (vec![far, leaf(), leaf()], "node 0: its category 4294967295 is not below 16777216"),
             (chain(3000), "it lies deeper than 2048"),
         ] {
-            let error = Forest::new(3, 1, &[tree(vec![leaf()]), tree(nodes)]).expect_err(says).to_string();
+            let error = Forest::<f32>::new(3, 1, &[tree(vec![leaf()]), tree(nodes)]).expect_err(says).to_string();
             assert!(error.starts_with("tree 1, ") && error.contains(says), "{error:?} does not say {says:?}");
         }
-        assert!(Forest::new(3, 1, &[tree(chain(2000))]).is_ok());
+        assert!(Forest::<f32>::new(3, 1, &[tree(chain(2000))]).is_ok());
         let other = Tree { group: 2, ..tree(vec![leaf()]) };
-        assert!(Forest::new(3, 2, &[other]).is_err());
+        assert!(Forest::<f32>::new(3, 2, &[other]).is_err());
     }
 }

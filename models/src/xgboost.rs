@@ -318,7 +318,7 @@ fn objective(name: &str) -> Option<(Link, Transform)> {
 #[derive(Debug)]
 struct Xgboost {
     signature: Signature,
-    forest: Forest,
+    forest: Forest<f32>,
     /// The margin of each group before any tree.
     base: Vec<f32>,
     transform: Transform,
@@ -506,13 +506,13 @@ impl TreeArrays {
         let nodes = arrays.map(|(at, ((((left, right), feature), condition), default_left))| {
             let categorical = types.next().is_some_and(|flag| flag.0);
             if *left == -1 {
-                return Ok(Split::Leaf(condition * weight));
+                return Ok(Split::Leaf(f64::from(condition * weight)));
             }
             // Negative numbers lie out of every range.
             let index = |index: &i64| usize::try_from(*index).unwrap_or(usize::MAX);
             let children = Children { left: index(left), right: index(right), missing_left: default_left.0 };
             if !categorical {
-                return Ok(Split::Below { feature: index(feature), threshold: *condition, children });
+                return Ok(Split::Below { feature: index(feature), threshold: f64::from(*condition), children });
             }
             let set = categories.get_mut(at).and_then(Option::take);
             let categories = set.ok_or_else(|| malformed(format!("node {at} splits on categories, and lists none")))?;
