@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod check;
 mod consumers;
 mod control;
 #[cfg(feature = "embedded")]
@@ -51,6 +52,8 @@ enum Command {
     Consumers(consumers::Args),
     /// Check what a server needs of AWS, and say what is wrong with its cure
     Doctor(doctor::Args),
+    /// Check whether a server would take a model's file, and what serving it costs
+    Check(check::Args),
     /// Make a key to sign messages with, and print the lines by which servers trust it
     Keygen(keygen::Args),
 }
@@ -59,7 +62,7 @@ impl Command {
     /// What is logged unless `RUST_LOG` says otherwise. Commands that a person looks at say themselves what is wrong.
     fn log_level(&self) -> &'static str {
         match self {
-            Self::Tail(_) | Self::Consumers(_) | Self::Doctor(_) | Self::Control(_) => "error",
+            Self::Tail(_) | Self::Consumers(_) | Self::Doctor(_) | Self::Check(_) | Self::Control(_) => "error",
             _ => "warn,hotserve=info",
         }
     }
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
             Command::Tail(args) => tail::run(args).await?,
             Command::Consumers(args) => consumers::run(args).await?,
             Command::Doctor(args) => return doctor::run(args).await,
+            Command::Check(args) => return check::run(args),
             Command::Keygen(args) => keygen::run(&args)?,
         }
         Ok(ExitCode::SUCCESS)
@@ -113,7 +117,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     if let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) {
         let flag = argument.split([' ', '=', '[']).next().unwrap_or_default().trim_start_matches("--");
         let command = Cli::command();
-        let mut arguments = command.get_subcommands().flat_map(clap::Command::get_arguments);
+        // The first word that is no flag: a flag of the same name elsewhere may have a variable that this one has not.
+        let asked = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
+        let mut arguments = command.find_subcommand(&asked).into_iter().flat_map(clap::Command::get_arguments);
         if let Some(variable) = arguments.find(|arg| arg.get_long() == Some(flag)).and_then(clap::Arg::get_env) {
             eprintln!("--{flag} can also be set by the environment variable {}", variable.to_string_lossy());
         }

@@ -18,6 +18,7 @@ mod pipeline;
 mod memory;
 mod stages;
 pub mod probe;
+pub mod check;
 mod journal;
 mod reaper;
 // The manager's own methods, in the order in which an update meets them.

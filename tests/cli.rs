@@ -153,3 +153,38 @@ fn without_credentials_or_a_region_the_server_says_so_and_stays_up() {
     command.env("AWS_ENDPOINT_URL_KINESIS", "http://127.0.0.1:1");
     says(command, "does not answer");
 }
+
+#[test]
+fn check_says_whether_a_server_would_take_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let iris = hotserve_models::samples::all().iter().find(|sample| sample.name == "iris").unwrap();
+    let model = write("iris.json", iris.bytes);
+    let golden = write("golden.json", iris.golden.as_bytes());
+
+    let (code, said) = run(hotserve(&["check", &model, "--golden", &golden]));
+    assert_eq!(code, 0, "{said}");
+    for word in ["would be served", "linear", "petal", "agree", "one row", "1024 rows"] {
+        assert!(said.contains(word), "{word:?} is not in {said}");
+    }
+    let (code, said) = run(hotserve(&["check", &model, "--json"]));
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &report["engine"]), (0, &serde_json::json!("linear")), "{said}");
+    assert!(report["row"]["p50_seconds"].as_f64().unwrap() > 0.0);
+
+    let broken = write("broken.json", &iris.bytes[..iris.bytes.len() - 2]);
+    for (arguments, code, says) in [
+        (&["check", &broken, "--format", "linear"][..], 1, "refused as malformed"),
+        (&["check", &model, "--format", "tensorflow"], 1, "refused as unsupported_format"),
+        (&["check", &golden], 64, "--format"),
+        (&["check", &model, "--golden", &model], 64, "--golden"),
+        (&["check", &model, "--contract", "/nonexistent"], 64, "--contract"),
+    ] {
+        let (found, said) = run(hotserve(arguments));
+        assert!(found == code && said.contains(says), "{arguments:?}: {found}, {said}");
+    }
+}

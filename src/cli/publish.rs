@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use hotserve_models::Loaders;
+use hotserve_models::{Golden, Loaders};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::value::RawValue;
 
+use super::check::read;
 use super::control;
 use super::target::Target;
 use crate::config;
@@ -77,6 +78,9 @@ struct Model {
     /// Where to upload it
     #[arg(long, env = "HOTSERVE_PUBLISH_TO", value_name = "s3://BUCKET/PREFIX")]
     to: Option<String>,
+    /// Golden cases that every server holds it to before it serves it: {"cases":[{"inputs":{…},"outputs":{…}}]}
+    #[arg(long, value_name = "FILE")]
+    golden: Option<PathBuf>,
     #[command(flatten)]
     signing: Signing,
     #[command(flatten)]
@@ -134,6 +138,7 @@ async fn publish_model(args: Model) -> anyhow::Result<()> {
     };
     // Before anything is uploaded.
     let keys = args.signing.keys()?;
+    let golden = args.golden.as_deref().map(golden).transpose()?;
     let target = args.target.resolve().await?;
     let publisher = target.publisher()?.with_signing_keys(keys);
     let place = if args.inline {
@@ -161,7 +166,7 @@ async fn publish_model(args: Model) -> anyhow::Result<()> {
         place
     };
     let (name, version, label) = (args.name.clone(), args.version, args.label);
-    let model = publisher::Model { name, version, label, format: format.clone(), place, golden: None };
+    let model = publisher::Model { name, version, label, format: format.clone(), place, golden };
     let published = publisher.publish(Draft::model(model)).await?;
     report(&format!("model {} ({format})", args.name), &published);
     Ok(())
@@ -187,7 +192,14 @@ fn report(what: &str, published: &Published) {
     println!("published {what}{version}: sequence number {} in {}", receipt.sequence_number, receipt.shard);
 }
 
-fn recognize(path: &Path) -> anyhow::Result<Format> {
+/// Golden cases as they stand in the file; none that a server would not understand.
+fn golden(path: &Path) -> Result<serde_json::Value, config::Error> {
+    let _: Golden = read("--golden", path)?;
+    read("--golden", path)
+}
+
+/// The format that a file looks like.
+pub(super) fn recognize(path: &Path) -> anyhow::Result<Format> {
     // The first bytes tell; a model can have gigabytes, and is read once more to be hashed.
     let mut bytes = Vec::new();
     let head = std::fs::File::open(path).and_then(|file| file.take(64 << 10).read_to_end(&mut bytes));

@@ -15,15 +15,16 @@ impl FromStr for HumanDuration {
     fn from_str(text: &str) -> Result<Self, String> {
         let (number, unit) = split_number(text);
         let ms_per_unit = match unit {
+            "us" | "µs" => 1e-3,
             "ms" => 1.0,
             "s" => 1e3,
             "m" => 60e3,
             "h" => 3_600e3,
             "d" => 86_400e3,
-            _ => return Err(format!("{text:?} is no duration: write 200ms, 5s, 10m or 24h")),
+            _ => return Err(format!("{text:?} is no duration: write 500us, 200ms, 5s, 10m or 24h")),
         };
         let number: f64 =
-            number.parse().map_err(|_| format!("{text:?} is no duration: write 200ms, 5s, 10m or 24h"))?;
+            number.parse().map_err(|_| format!("{text:?} is no duration: write 500us, 200ms, 5s, 10m or 24h"))?;
         Duration::try_from_secs_f64(number * ms_per_unit / 1e3)
             .map(Self)
             .map_err(|_| format!("{text:?} is too long a duration"))
@@ -81,6 +82,7 @@ mod tests {
         for (text, ms) in [("200ms", 200), ("5s", 5_000), ("1.5s", 1_500), ("10m", 600_000), ("24h", 86_400_000)] {
             assert_eq!(text.parse(), Ok(HumanDuration(Duration::from_millis(ms))), "{text}");
         }
+        assert_eq!("300us".parse(), Ok(HumanDuration(Duration::from_micros(300))));
         for text in ["", "5", "s", "5 parsecs", "-1s", "1e400s", "9999999999999999999999d"] {
             assert!(text.parse::<HumanDuration>().is_err(), "{text:?}");
         }

@@ -113,6 +113,11 @@ impl Verified {
         Ok(Self(artifact.read()?))
     }
 
+    /// Bytes that nobody announced: a person has them at hand.
+    pub(super) fn at_hand(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+
     /// The same, from a file that is open already.
     pub(super) fn read_file(file: std::fs::File, digest: Digest) -> Result<Self, Refusal> {
         Ok(Self(store::read_proved(file, digest)?))

@@ -1,8 +1,7 @@
 //! What a probe takes from itself before it touches a byte of an artifact. Nothing here can fail the probe: where the
 //! system does not know a bound, the others hold.
 //!
-//! A probe inherits the low priority of the thread that starts it, and takes no lower one: on a machine without a free
-//! processor the lowest of all would not get anywhere.
+//! A probe inherits the priority of the thread that starts it: the lowest of all, or a low one where that gets nowhere.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};

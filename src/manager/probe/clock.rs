@@ -84,6 +84,9 @@ mod tests {
         assert!(is_over(s(501), s(440), s(60)));
         assert!(is_over(s(601), s(601), s(60)));
         assert!(is_over(s(61), s(0), s(60)));
+        assert!(!is_starved(s(2), s(2)));
+        assert!(is_starved(s(10), Duration::from_millis(9_500)));
+        assert!(!is_starved(s(10), s(8)));
         assert_eq!(waited("2316528 1500000000 12\n"), Some(Duration::from_millis(1500)));
         assert_eq!(waited(""), None);
     }
