@@ -21,7 +21,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -41,6 +41,8 @@ const TICK: Duration = Duration::from_millis(20);
 const HELLO: Duration = Duration::from_secs(20);
 /// How long a probe that has said its last word may take to end: much memory is not given back at once.
 const END: Duration = Duration::from_secs(5);
+/// How long after one that starved the next ones are not asked to wait.
+const HURRY: Duration = Duration::from_secs(60);
 /// How much of a probe's last words is kept.
 const TAIL: usize = 4 << 10;
 
@@ -50,6 +52,8 @@ pub(super) struct Prober {
     program: Program,
     timeout: Duration,
     metrics: Arc<Metrics>,
+    /// When a probe starved last.
+    starved: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Decides where models are tried: none means in a thread of the server.
@@ -73,7 +77,9 @@ pub(super) fn settle(
         Ok(program)
     });
     match (answers, config.mode) {
-        (Ok(program), _) => Ok(Some(Prober { program, timeout, metrics: Arc::clone(metrics) })),
+        (Ok(program), _) => {
+            Ok(Some(Prober { program, timeout, metrics: Arc::clone(metrics), starved: Arc::default() }))
+        }
         (Err(error), Isolation::Process) => Err(std::io::Error::other(format!(
             "--isolation process (HOTSERVE_ISOLATION): no probe can be had: {error}"
         ))),
@@ -95,10 +101,10 @@ impl Prober {
     /// Tries one model. Dropping the future kills the probe; its memory is taken until it is dead.
     pub(super) async fn run(&self, request: Request, lease: Lease) -> Result<Facts, Refusal> {
         let (answer, outcome) = oneshot::channel();
-        let Self { program, timeout, metrics } = self.clone();
+        let Self { program, timeout, metrics, starved } = self.clone();
         let work = move || {
             super::lower_priority();
-            let result = patiently(&program, &request, timeout, &|| answer.is_closed());
+            let result = patiently(&program, &request, timeout, &starved, &|| answer.is_closed());
             drop(lease);
             metrics.probes.get(&[result.as_ref().map_or_else(Failure::outcome, |_| "passed")]).increment(1);
             // Superseded meanwhile: nobody listens.
@@ -159,14 +165,19 @@ enum Pace {
     Share,
 }
 
-/// Without hurry first. A machine that never rests would let the probe wait for ever: then with a share of its own. Nobody
-/// may raise what was lowered, so that is another probe.
+/// Without hurry first. A machine that never rests would let the probe wait for ever: then, and for a while, with a share of
+/// its own. Nobody may raise what was lowered, so that is another probe.
 fn patiently(
     program: &Program,
     request: &Request,
     timeout: Duration,
+    starved: &Mutex<Option<Instant>>,
     cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<Facts, Failure> {
+    let last = || starved.lock().unwrap_or_else(PoisonError::into_inner);
+    if last().is_some_and(|last| last.elapsed() < HURRY) {
+        return attempt(program, request, timeout, Pace::Share, cancelled);
+    }
     let idle = std::thread::scope(|scope| {
         // The probe is not to outlive the thread that starts it: this one waits for it.
         let work = || {
@@ -177,7 +188,10 @@ fn patiently(
         thread.map_or(Err(Failure::Starved), |thread| thread.join().unwrap_or(Err(Failure::Starved)))
     });
     match idle {
-        Err(Failure::Starved) => attempt(program, request, timeout, Pace::Share, cancelled),
+        Err(Failure::Starved) => {
+            *last() = Some(Instant::now());
+            attempt(program, request, timeout, Pace::Share, cancelled)
+        }
         done => done,
     }
 }
