@@ -14,6 +14,7 @@ mod signature;
 mod forest;
 mod linear;
 mod xgboost;
+mod lightgbm;
 mod golden;
 pub mod conformance;
 pub mod samples;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use golden::{Case, Golden, GoldenError};
+pub use lightgbm::LightgbmLoader;
 pub use linear::LinearLoader;
 pub use signature::{Dim, Signature, TensorSpec};
 pub use tensor::{Data, DataType, ShapeError, Tensor};
@@ -120,6 +122,7 @@ impl Loaders {
         let mut loaders = Self::default();
         loaders.register(LinearLoader);
         loaders.register(XgboostLoader);
+        loaders.register(LightgbmLoader);
         loaders
     }
 
