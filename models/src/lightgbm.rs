@@ -409,9 +409,7 @@ fn sign(x: f64) -> f64 {
 }
 
 fn softmax(margins: &mut [f64]) {
-    // As `std::max` would have it, a NaN included: linear trees can answer one.
-    let larger = |max: f64, x: &f64| if *x < max { max } else { *x };
-    let max = margins.iter().fold(f64::NEG_INFINITY, larger);
+    let max = margins.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut sum = 0.0;
     for margin in margins.iter_mut() {
         *margin = (*margin - max).exp();

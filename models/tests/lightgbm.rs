@@ -219,6 +219,9 @@ fn a_hostile_file_is_refused_with_its_line_and_field() {
         edited(&[("is_linear", &lines.join("\n"))])
     };
     assert_eq!(ask(&*load(&linear(&[])).expect("it is served"), &[3.0, 1.0, 0.0, 1.0, f64::NAN, 0.0]), [8.0, 1.0, 1.0]);
+    // What is zero to a split is zero to a leaf, whatever the coefficient.
+    let steep = linear(&[("num_features", "num_features=1 0 0"), ("leaf_coeff", "leaf_coeff=1e36")]);
+    assert_eq!(ask(&*load(&steep).expect("it is served"), &[1e-35, 0.0, 1e-34, 0.0]), [1.0, 101.0]);
     for (file, says) in [
         (b"".to_vec(), "line 1: it is not \"tree\""),
         (b"tree\n".to_vec(), "the header has no version"),
