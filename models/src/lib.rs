@@ -15,6 +15,7 @@ mod forest;
 mod linear;
 mod xgboost;
 mod lightgbm;
+mod catboost;
 mod golden;
 pub mod conformance;
 pub mod samples;
@@ -22,6 +23,7 @@ pub mod samples;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use catboost::CatboostLoader;
 pub use golden::{Case, Golden, GoldenError};
 pub use lightgbm::LightgbmLoader;
 pub use linear::LinearLoader;
@@ -123,6 +125,7 @@ impl Loaders {
         loaders.register(LinearLoader);
         loaders.register(XgboostLoader);
         loaders.register(LightgbmLoader);
+        loaders.register(CatboostLoader);
         loaders
     }
 
