@@ -14,6 +14,8 @@ mod signature;
 mod forest;
 mod linear;
 mod xgboost;
+mod lightgbm;
+mod catboost;
 mod golden;
 pub mod conformance;
 pub mod samples;
@@ -21,7 +23,9 @@ pub mod samples;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use catboost::CatboostLoader;
 pub use golden::{Case, Golden, GoldenError};
+pub use lightgbm::LightgbmLoader;
 pub use linear::LinearLoader;
 pub use signature::{Dim, Signature, TensorSpec};
 pub use tensor::{Data, DataType, ShapeError, Tensor};
@@ -120,6 +124,8 @@ impl Loaders {
         let mut loaders = Self::default();
         loaders.register(LinearLoader);
         loaders.register(XgboostLoader);
+        loaders.register(LightgbmLoader);
+        loaders.register(CatboostLoader);
         loaders
     }
 
