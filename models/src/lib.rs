@@ -14,6 +14,7 @@ mod signature;
 mod forest;
 mod linear;
 mod xgboost;
+mod neural;
 mod golden;
 pub mod conformance;
 pub mod samples;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 pub use golden::{Case, Golden, GoldenError};
 pub use linear::LinearLoader;
+pub use neural::NeuralLoader;
 pub use signature::{Dim, Signature, TensorSpec};
 pub use tensor::{Data, DataType, ShapeError, Tensor};
 pub use xgboost::XgboostLoader;
