@@ -15,6 +15,8 @@ mod forest;
 mod linear;
 mod xgboost;
 mod neural;
+#[cfg(feature = "onnxruntime")]
+mod ort;
 mod golden;
 pub mod conformance;
 pub mod samples;
@@ -22,6 +24,8 @@ pub mod samples;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+#[cfg(feature = "onnxruntime")]
+pub use self::ort::OrtLoader;
 pub use golden::{Case, Golden, GoldenError};
 pub use linear::LinearLoader;
 pub use neural::NeuralLoader;

@@ -38,8 +38,8 @@ const MAX_INNER_NODES: usize = 500;
 /// For the thread that loads: far more than a recursion over [`MAX_NODES`] takes. What is not touched is not there.
 const STACK: usize = 512 << 20;
 
-/// Operators whose parts rten does not need to know of, beside those of ONNX itself.
-const DOMAINS: [&str; 3] = ["", "ai.onnx", "com.microsoft"];
+/// rten has operators of ONNX itself, and some of ONNX Runtime's.
+const SCOPE: Scope = Scope { domains: &["", "ai.onnx", "com.microsoft"], fp64: false };
 
 /// The lengths that are tried for axes of any length, until one runs: the shortest sequence that a convolution takes, or
 /// the picture, is not written in the file.
@@ -85,30 +85,80 @@ pub(crate) fn load(bytes: &[u8]) -> Result<Box<dyn Model>, LoadError> {
 }
 
 fn load_here(bytes: &[u8]) -> Result<Box<dyn Model>, LoadError> {
-    let graph = Graph::read(bytes)?;
-    let inputs = specs(&graph.inputs, "input")?;
-    let declared = specs(&graph.outputs, "output")?;
-    let one_by_one = rows_one_by_one(&inputs)?;
-
+    let described = Described::read(bytes, &SCOPE)?;
     let mut options = ModelOptions::with_all_ops();
     options.prepack_weights(false);
     let model = caught(|| options.load(bytes.to_vec()))
         .map_err(|panic| malformed(format!("the reader gave up: {panic}")))?
-        .map_err(|error| refused(&error, &graph))?;
+        .map_err(|error| refused(&error, &described.graph))?;
     let id = |name: &str| model.node_id(name).map_err(|error| malformed(error.to_string()));
-    let input_ids = graph.inputs.iter().map(|value| id(&value.name)).collect::<Result<_, _>>()?;
-    let output_ids = graph.outputs.iter().map(|value| id(&value.name)).collect::<Result<_, _>>()?;
+    let inputs = described.input_names().map(id).collect::<Result<_, _>>()?;
+    let outputs = described.output_names().map(id).collect::<Result<_, _>>()?;
 
     // A few kilobytes of operators can name constants of any size, which are made at load.
     let memory = model.total_params().saturating_mul(4);
     if memory > bytes.len().saturating_mul(16).saturating_add(1 << 19) {
         return Err(unsupported("constants that are far larger than the file"));
     }
-    let net = Net { model, inputs: input_ids, outputs: output_ids, datatypes: datatypes(&declared), one_by_one };
-    let outputs = trial(&net, &inputs, declared, &graph)?;
-    let signature = Signature { inputs: inputs.into_iter().map(with_any_row).collect(), outputs };
-    let memory = memory + signature.memory_bytes() + graph.nodes.len().saturating_mul(256);
-    Ok(Box::new(Neural { net, signature, memory }))
+    let datatypes = described.output_datatypes();
+    described.tried(Box::new(Rten { model, inputs, outputs, datatypes, memory }))
+}
+
+/// Runs a graph's rows as they are; the rest of a [`Model`] is made around it.
+pub(crate) trait Engine: Send + Sync {
+    /// The engine's name, for [`Model::engine`].
+    fn name(&self) -> &'static str;
+
+    /// Runs one row or more; what comes out is checked by the caller.
+    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, InferError>;
+
+    /// Bytes of memory beside the graph's description.
+    fn memory_bytes(&self) -> usize;
+}
+
+/// What of ONNX an engine knows.
+pub(crate) struct Scope {
+    pub(crate) domains: &'static [&'static str],
+    pub(crate) fp64: bool,
+}
+
+/// A file's description, with an engine yet to come.
+pub(crate) struct Described {
+    pub(crate) graph: Graph,
+    inputs: Vec<TensorSpec>,
+    outputs: Vec<TensorSpec>,
+    one_by_one: bool,
+}
+
+impl Described {
+    pub(crate) fn read(bytes: &[u8], scope: &Scope) -> Result<Self, LoadError> {
+        let graph = Graph::read(bytes, scope.domains)?;
+        let inputs = specs(&graph.inputs, "input", scope)?;
+        let outputs = specs(&graph.outputs, "output", scope)?;
+        let one_by_one = rows_one_by_one(&inputs)?;
+        Ok(Self { graph, inputs, outputs, one_by_one })
+    }
+
+    pub(crate) fn input_names(&self) -> impl Iterator<Item = &str> {
+        self.inputs.iter().map(|spec| spec.name.as_str())
+    }
+
+    pub(crate) fn output_names(&self) -> impl Iterator<Item = &str> {
+        self.outputs.iter().map(|spec| spec.name.as_str())
+    }
+
+    pub(crate) fn output_datatypes(&self) -> Vec<DataType> {
+        self.outputs.iter().map(|spec| spec.datatype).collect()
+    }
+
+    /// Tries the graph, and makes it a model.
+    pub(crate) fn tried(self, engine: Box<dyn Engine>) -> Result<Box<dyn Model>, LoadError> {
+        let net = Net { engine, one_by_one: self.one_by_one };
+        let outputs = trial(&net, &self.inputs, self.outputs, &self.graph)?;
+        let signature = Signature { inputs: self.inputs.into_iter().map(with_any_row).collect(), outputs };
+        let memory = signature.memory_bytes() + self.graph.nodes.len().saturating_mul(256);
+        Ok(Box::new(Neural { net, signature, memory }))
+    }
 }
 
 struct Neural {
@@ -130,22 +180,17 @@ impl Model for Neural {
     }
 
     fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.memory
+        size_of::<Self>() + self.memory + self.net.engine.memory_bytes()
     }
 
     fn engine(&self) -> &'static str {
-        "rten"
+        self.net.engine.name()
     }
 }
 
-/// The graph as rten runs it.
+/// A graph that takes rows together, or one by one.
 struct Net {
-    model: rten::Model,
-    inputs: Vec<NodeId>,
-    outputs: Vec<NodeId>,
-    /// Of the outputs.
-    datatypes: Vec<DataType>,
-    /// The graph takes one row and no more.
+    engine: Box<dyn Engine>,
     one_by_one: bool,
 }
 
@@ -154,17 +199,42 @@ impl Net {
     fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, InferError> {
         let rows = inputs.first().map_or(0, Tensor::rows);
         if !self.one_by_one || rows == 1 {
-            return self.run_once(inputs);
+            return self.run_once(inputs, rows);
         }
         let mut answers = Vec::with_capacity(rows);
         for row in 0..rows {
-            answers.push(self.run_once(&row_of(inputs, row)?)?);
+            answers.push(self.run_once(&row_of(inputs, row)?, 1)?);
         }
         stack(&answers)
     }
 
-    fn run_once(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, InferError> {
-        let rows = inputs.first().map_or(0, Tensor::rows);
+    fn run_once(&self, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, InferError> {
+        let outputs = self.engine.run(inputs)?;
+        match outputs.iter().find(|output| output.shape().is_empty() || output.rows() != rows) {
+            Some(other) => {
+                Err(InferError::Failed(format!("{rows} rows are answered by a tensor of shape {:?}", other.shape())))
+            }
+            None => Ok(outputs),
+        }
+    }
+}
+
+/// The graph as rten runs it.
+struct Rten {
+    model: rten::Model,
+    inputs: Vec<NodeId>,
+    outputs: Vec<NodeId>,
+    /// Of the outputs.
+    datatypes: Vec<DataType>,
+    memory: usize,
+}
+
+impl Engine for Rten {
+    fn name(&self) -> &'static str {
+        "rten"
+    }
+
+    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, InferError> {
         let values = inputs.iter().map(value_of).collect::<Result<Vec<_>, _>>()?;
         let values = self.inputs.iter().zip(values).map(|(id, value)| (*id, value.into())).collect();
         let pool = Pool::least_used();
@@ -175,14 +245,11 @@ impl Net {
         if answers.len() != self.datatypes.len() {
             return Err(InferError::Failed("an output is missing".to_owned()));
         }
-        let outputs = answers.into_iter().zip(&self.datatypes).map(|(value, datatype)| tensor_of(value, *datatype));
-        let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
-        match outputs.iter().find(|output| output.shape().is_empty() || output.rows() != rows) {
-            Some(other) => {
-                Err(InferError::Failed(format!("{rows} rows are answered by a tensor of shape {:?}", other.shape())))
-            }
-            None => Ok(outputs),
-        }
+        answers.into_iter().zip(&self.datatypes).map(|(value, datatype)| tensor_of(value, *datatype)).collect()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.memory
     }
 }
 
@@ -226,7 +293,7 @@ impl Drop for PoolUse {
 }
 
 /// Runs what may panic on a hostile graph; the error is the panic's message.
-fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
@@ -374,11 +441,11 @@ fn check_rows(net: &Net, batch: &[Tensor], whole: &[Tensor], declared: &[TensorS
 }
 
 fn close(a: &Data, b: &Data) -> bool {
+    let near =
+        |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TRIAL_TOLERANCE * a.abs().max(1.0);
     match (a, b) {
-        (Data::Fp32(a), Data::Fp32(b)) => a.iter().zip(b).all(|(a, b)| {
-            let (a, b) = (f64::from(*a), f64::from(*b));
-            a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TRIAL_TOLERANCE * a.abs().max(1.0)
-        }),
+        (Data::Fp32(a), Data::Fp32(b)) => a.iter().zip(b).all(|(a, b)| near(f64::from(*a), f64::from(*b))),
+        (Data::Fp64(a), Data::Fp64(b)) => a.iter().zip(b).all(|(a, b)| near(*a, *b)),
         (a, b) => a == b,
     }
 }
@@ -433,15 +500,12 @@ fn made_up(inputs: &[TensorSpec], length: usize) -> Option<Vec<Tensor>> {
             DataType::Int32 => Data::Int32((0..elements).map(|_| i32::from(next() & 64 != 0)).collect()),
             DataType::Int64 => Data::Int64((0..elements).map(|_| i64::from(next() & 64 != 0)).collect()),
             DataType::Bool => Data::Bool((0..elements).map(|_| next() & 64 != 0).collect()),
-            DataType::Fp64 | DataType::Bytes => return None,
+            DataType::Fp64 => Data::Fp64((0..elements).map(|_| f64::from(next()) / 8_388_608.0 - 1.0).collect()),
+            DataType::Bytes => return None,
         };
         Tensor::new(shape, data).ok()
     };
     inputs.iter().map(&mut one).collect()
-}
-
-fn datatypes(specs: &[TensorSpec]) -> Vec<DataType> {
-    specs.iter().map(|spec| spec.datatype).collect()
 }
 
 /// Whether the graph takes one row at a time; any other number of rows that it fixes is refused.
@@ -463,15 +527,15 @@ fn rows_one_by_one(inputs: &[TensorSpec]) -> Result<bool, LoadError> {
     Ok(one)
 }
 
-fn specs(values: &[ValueInfo], what: &str) -> Result<Vec<TensorSpec>, LoadError> {
+fn specs(values: &[ValueInfo], what: &str, scope: &Scope) -> Result<Vec<TensorSpec>, LoadError> {
     if values.is_empty() {
         return Err(malformed(format!("the graph has no {what}")));
     }
     let mut seen = BTreeSet::new();
-    values.iter().map(|value| spec(value, what, seen.insert(&value.name))).collect()
+    values.iter().map(|value| spec(value, what, scope, seen.insert(&value.name))).collect()
 }
 
-fn spec(value: &ValueInfo, what: &str, first: bool) -> Result<TensorSpec, LoadError> {
+fn spec(value: &ValueInfo, what: &str, scope: &Scope, first: bool) -> Result<TensorSpec, LoadError> {
     let name = &value.name;
     if name.is_empty() || !first {
         return Err(malformed(format!("an {what} has no name, or another one's ({name:?})")));
@@ -481,6 +545,7 @@ fn spec(value: &ValueInfo, what: &str, first: bool) -> Result<TensorSpec, LoadEr
         Some(6) => DataType::Int32,
         Some(7) => DataType::Int64,
         Some(9) => DataType::Bool,
+        Some(11) if scope.fp64 => DataType::Fp64,
         Some(other) => return Err(unsupported(format!("the {what} {name:?} of {}", element_name(other)))),
         None => return Err(unsupported(format!("the {what} {name:?}, which is no tensor"))),
     };
@@ -527,21 +592,21 @@ fn refused(error: &rten::LoadError, graph: &Graph) -> LoadError {
     }
 }
 
-fn malformed(detail: impl Into<String>) -> LoadError {
+pub(crate) fn malformed(detail: impl Into<String>) -> LoadError {
     LoadError::Malformed { format: FORMAT, detail: detail.into() }
 }
 
-fn unsupported(feature: impl Into<String>) -> LoadError {
+pub(crate) fn unsupported(feature: impl Into<String>) -> LoadError {
     LoadError::Unsupported { format: FORMAT, feature: feature.into() }
 }
 
 /// What is needed of the file's graph: names and types at its edges, and its operators.
-#[derive(Default)]
-struct Graph {
+pub(crate) struct Graph {
     inputs: Vec<ValueInfo>,
     outputs: Vec<ValueInfo>,
     /// Those of subgraphs too.
     nodes: Vec<Node>,
+    domains: &'static [&'static str],
 }
 
 #[derive(Default)]
@@ -560,8 +625,8 @@ struct ValueInfo {
 
 impl Graph {
     /// Field numbers are those of <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3>.
-    fn read(bytes: &[u8]) -> Result<Self, LoadError> {
-        let mut graph = Self::default();
+    fn read(bytes: &[u8], domains: &'static [&'static str]) -> Result<Self, LoadError> {
+        let mut graph = Self { inputs: Vec::new(), outputs: Vec::new(), nodes: Vec::new(), domains };
         let mut found = 0;
         let mut model = Fields(bytes);
         while let Some((number, field)) = model.next()? {
@@ -623,7 +688,7 @@ impl Graph {
                 _ => {}
             }
         }
-        if !DOMAINS.contains(&domain.as_str()) {
+        if !self.domains.contains(&domain.as_str()) {
             return Err(unsupported(format!("the operator {domain}.{}", node.operator)));
         }
         self.nodes.push(node);
