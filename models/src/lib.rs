@@ -16,6 +16,9 @@ mod linear;
 mod xgboost;
 mod lightgbm;
 mod catboost;
+mod neural;
+#[cfg(feature = "onnxruntime")]
+mod ort;
 mod golden;
 pub mod conformance;
 pub mod samples;
@@ -27,6 +30,9 @@ pub use catboost::CatboostLoader;
 pub use golden::{Case, Golden, GoldenError};
 pub use lightgbm::LightgbmLoader;
 pub use linear::LinearLoader;
+pub use neural::NeuralLoader;
+#[cfg(feature = "onnxruntime")]
+pub use ort::OrtLoader;
 pub use signature::{Dim, Signature, TensorSpec};
 pub use tensor::{Data, DataType, ShapeError, Tensor};
 pub use xgboost::XgboostLoader;
