@@ -32,7 +32,7 @@ pub use lightgbm::LightgbmLoader;
 pub use linear::LinearLoader;
 pub use neural::NeuralLoader;
 #[cfg(feature = "onnxruntime")]
-pub use ort::OrtLoader;
+pub use self::ort::OrtLoader;
 pub use signature::{Dim, Signature, TensorSpec};
 pub use tensor::{Data, DataType, ShapeError, Tensor};
 pub use xgboost::XgboostLoader;
