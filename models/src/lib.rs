@@ -14,6 +14,7 @@ mod signature;
 mod forest;
 mod linear;
 mod xgboost;
+mod onnx;
 mod golden;
 pub mod conformance;
 pub mod samples;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 pub use golden::{Case, Golden, GoldenError};
 pub use linear::LinearLoader;
+pub use onnx::OnnxLoader;
 pub use signature::{Dim, Signature, TensorSpec};
 pub use tensor::{Data, DataType, ShapeError, Tensor};
 pub use xgboost::XgboostLoader;
@@ -120,6 +122,7 @@ impl Loaders {
         let mut loaders = Self::default();
         loaders.register(LinearLoader);
         loaders.register(XgboostLoader);
+        loaders.register(OnnxLoader);
         loaders
     }
 
