@@ -189,6 +189,15 @@ fn a_hostile_file_is_refused_and_the_error_says_where() {
         (model(&[tensor, info(11, "x", &[-1, 2])]), "is too large"),
         (model(&[negative, info(11, "x", &[-1, 2])]), "has an axis of -1"),
         (graph(&[]), r#"the output "y" comes from nowhere"#),
+        (
+            model(&[
+                node("Identity", &["x"], "y", &[]),
+                info(11, "x", &[-1, 2]),
+                info(12, "y", &[]),
+                info(12, "y", &[]),
+            ]),
+            r#"the output "y" is listed twice"#,
+        ),
         (graph(&[node("Concat", &["x"; 9], "y", &[[text(1, "axis"), int(3, 7)].concat()])]), "there is no axis 7"),
         (stump(0, 0), "tree 0, node 0: two paths lead to it"),
         (stump(9, 0), "there is no such node"),

@@ -14,6 +14,9 @@ const TRIAL_ROWS: usize = 7;
 /// How many elements all tensors of the trial may have: a short file must not unfold into gigabytes.
 const TRIAL_ELEMENTS: usize = 1 << 22;
 
+/// How many elements the operators of the trial may read, all together: nor may it take minutes.
+const TRIAL_READS: usize = 1 << 27;
+
 /// An operator, built for what it meets in its graph.
 pub(super) trait Op: Send + Sync {
     fn run<'a>(&'a self, args: &mut Args<'_, 'a>) -> Result<Outputs<'a>, Fault>;
@@ -187,6 +190,7 @@ struct Planner<'f> {
     /// What ZipMap would have made a map of: the value's name, and its keys.
     zipped: HashMap<&'f str, (Source, Vec<String>)>,
     elements: usize,
+    reads: usize,
 }
 
 pub(super) fn plan(model: &proto::Model<'_>) -> Result<Planned, Fault> {
@@ -249,6 +253,9 @@ pub(super) fn plan(model: &proto::Model<'_>) -> Result<Planned, Fault> {
         };
         let sample =
             planner.sample(source).ok_or_else(|| malformed(format!("the output {:?} has no value", info.name)))?;
+        if info.name.is_empty() || specs.iter().any(|spec: &TensorSpec| spec.name == info.name) {
+            return Err(malformed(format!("the output {:?} is listed twice, or has no name", info.name)));
+        }
         specs.push(output_spec(info.name, sample, features)?);
         outputs.push(source);
     }
@@ -269,12 +276,17 @@ impl<'f> Planner<'f> {
     }
 
     fn slot(&mut self, sample: Value<'static>) -> Result<Source, Fault> {
-        self.elements += sample.buf.len();
+        self.count(&sample)?;
+        self.samples.push(sample);
+        Ok(Source::Slot(self.samples.len() - 1, false))
+    }
+
+    fn count(&mut self, made: &Value<'_>) -> Result<(), Fault> {
+        self.elements += made.buf.len();
         if self.elements > TRIAL_ELEMENTS {
             return Err(unsupported(format!("more than {} elements a row", TRIAL_ELEMENTS / TRIAL_ROWS)));
         }
-        self.samples.push(sample);
-        Ok(Source::Slot(self.samples.len() - 1, false))
+        Ok(())
     }
 
     fn define(&mut self, name: &'f str, source: Source) -> Result<(), Fault> {
@@ -312,6 +324,11 @@ impl<'f> Planner<'f> {
         let site = Site { node, version, inputs: inputs.collect() };
         let op = if node.domain.is_empty() { glue::build(&site)? } else { ml::build(&site)? };
 
+        let reads = site.inputs.iter().flatten().map(|input| input.value.buf.len());
+        self.reads = reads.fold(self.reads, usize::saturating_add);
+        if self.reads > TRIAL_READS {
+            return Err(unsupported(format!("more than {TRIAL_READS} elements to read")));
+        }
         let fold = sources.iter().all(|source| !matches!(source, Source::Slot(..)));
         // Its inputs alone, in slots of their own.
         let mut slots: Vec<_> = sources.iter().map(|source| self.sample(*source).map(Value::borrow)).collect();
@@ -332,7 +349,12 @@ impl<'f> Planner<'f> {
                 continue;
             }
             let value = value.ok_or_else(|| unsupported(format!("the output {name:?}")))?;
-            let source = if fold { self.constant(value) } else { self.slot(value)? };
+            let source = if fold {
+                self.count(&value)?;
+                self.constant(value)
+            } else {
+                self.slot(value)?
+            };
             if let Source::Slot(slot, _) = source {
                 *output = Some(slot);
             }
