@@ -19,6 +19,7 @@ mod catboost;
 mod neural;
 #[cfg(feature = "onnxruntime")]
 mod ort;
+mod onnx;
 mod golden;
 pub mod conformance;
 pub mod samples;
@@ -33,6 +34,7 @@ pub use linear::LinearLoader;
 pub use neural::NeuralLoader;
 #[cfg(feature = "onnxruntime")]
 pub use self::ort::OrtLoader;
+pub use onnx::OnnxLoader;
 pub use signature::{Dim, Signature, TensorSpec};
 pub use tensor::{Data, DataType, ShapeError, Tensor};
 pub use xgboost::XgboostLoader;
@@ -132,6 +134,7 @@ impl Loaders {
         loaders.register(XgboostLoader);
         loaders.register(LightgbmLoader);
         loaders.register(CatboostLoader);
+        loaders.register(OnnxLoader);
         loaders
     }
 

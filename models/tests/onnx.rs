@@ -1,0 +1,276 @@
+//! The format `onnx` against ONNX Runtime's own answers, which `record_onnx.py` has recorded, and against hostile files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hotserve_models::{Data, Golden, InferError, LoadError, Loader, OnnxLoader, Tensor, conformance};
+use proptest::prelude::*;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/onnx")
+}
+
+fn recorded() -> Vec<(String, Vec<u8>, Golden)> {
+    let mut recorded = Vec::new();
+    for file in fs::read_dir(folder()).expect("the recorded models are there") {
+        let path = file.expect("the folder can be read").path();
+        if path.extension().is_none_or(|extension| extension != "onnx") {
+            continue;
+        }
+        let golden = fs::read_to_string(path.with_extension("golden.json")).expect("the model has cases");
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let bytes = fs::read(path).expect("the model can be read");
+        recorded.push((name, bytes, serde_json::from_str(&golden).expect("the cases are JSON")));
+    }
+    assert!(recorded.len() > 50, "only {} models are recorded", recorded.len());
+    recorded.sort_by(|a, b| a.0.cmp(&b.0));
+    recorded
+}
+
+#[test]
+fn the_answers_are_those_of_onnx_runtime() {
+    let mut wrong = Vec::new();
+    for (name, bytes, golden) in recorded() {
+        match OnnxLoader.load(&bytes) {
+            Ok(model) => {
+                if let Err(error) = golden.check(&*model) {
+                    wrong.push(format!("{name}: {error}"));
+                }
+            }
+            Err(error) => wrong.push(format!("{name}: {error}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_recorded_model_conforms() {
+    let mut wrong = Vec::new();
+    for (name, bytes, golden) in recorded() {
+        // It refuses rows with what is no category, as it should.
+        if name == "frame_strict" {
+            continue;
+        }
+        if let Err(error) = conformance::check(&OnnxLoader, &bytes, Some(&golden)) {
+            wrong.push(format!("{name}: {error}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn bytes(name: &str) -> Vec<u8> {
+    fs::read(folder().join(name)).expect("it is recorded")
+}
+
+/// Messages as the wire has them: just enough to write graphs that no exporter writes.
+mod wire {
+    pub fn varint(mut value: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while value > 0x7f {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
+    }
+
+    pub fn int(number: u64, value: i64) -> Vec<u8> {
+        [varint(number << 3), varint(value.cast_unsigned())].concat()
+    }
+
+    pub fn bytes(number: u64, value: &[u8]) -> Vec<u8> {
+        [varint(number << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
+    }
+
+    pub fn text(number: u64, value: &str) -> Vec<u8> {
+        bytes(number, value.as_bytes())
+    }
+
+    /// A node of ai.onnx, or of ai.onnx.ml where its operator is told so.
+    pub fn node(operator: &str, inputs: &[&str], output: &str, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let (domain, operator) = match operator.strip_prefix("ml.") {
+            Some(operator) => ("ai.onnx.ml", operator),
+            None => ("", operator),
+        };
+        let mut node: Vec<u8> = inputs.iter().flat_map(|name| text(1, name)).collect();
+        node.extend([text(2, output), text(3, "here"), text(4, operator), text(7, domain)].concat());
+        node.extend(attributes.iter().flat_map(|attribute| bytes(5, attribute)));
+        bytes(1, &node)
+    }
+
+    pub fn ints(name: &str, values: &[i64]) -> Vec<u8> {
+        let values = values.iter().flat_map(|value| int(8, *value));
+        text(1, name).into_iter().chain(values).collect()
+    }
+
+    /// An input or output of FP32; an axis of -1 is open.
+    pub fn info(number: u64, name: &str, dims: &[i64]) -> Vec<u8> {
+        let dim = |dim: &i64| bytes(1, &if *dim < 0 { text(2, "N") } else { int(1, *dim) });
+        let shape: Vec<u8> = dims.iter().flat_map(dim).collect();
+        let tensor = [int(1, 1), bytes(2, &shape)].concat();
+        bytes(number, &[text(1, name), bytes(2, &bytes(1, &tensor))].concat())
+    }
+
+    pub fn model(graph: &[Vec<u8>]) -> Vec<u8> {
+        let opset = |domain: &str, version: i64| bytes(8, &[text(1, domain), int(2, version)].concat());
+        [int(1, 8), text(2, "test"), bytes(7, &graph.concat()), opset("", 15), opset("ai.onnx.ml", 3)].concat()
+    }
+
+    /// From `x` of two columns to `y`.
+    pub fn graph(nodes: &[Vec<u8>]) -> Vec<u8> {
+        model(&[nodes.concat(), info(11, "x", &[-1, 2]), info(12, "y", &[-1, 2])])
+    }
+}
+
+#[test]
+fn what_is_not_served_is_refused_by_name() {
+    use wire::{bytes, graph, info, int, ints, model, node, text};
+    let identity = || node("Identity", &["x"], "y", &[]);
+    let inputs = |dims: &[i64]| model(&[identity(), info(11, "x", dims), info(12, "y", &[])]);
+    let external = [text(8, "w"), int(2, 1), int(1, 2), int(14, 1)].concat();
+    let sum = [ints("axes", &[0]), [text(1, "keepdims"), int(3, 1)].concat()];
+    let batch = [node("ReduceMean", &["x"], "mean", &sum), node("Sub", &["x", "mean"], "y", &[])];
+    for (file, says) in [
+        (graph(&[node("Conv", &["x"], "y", &[])]), r#"the operators ai.onnx.Conv (node "here")"#),
+        (graph(&[node("If", &["x"], "y", &[])]), r#"ai.onnx.If (node "here")"#),
+        (graph(&[node("ml.TreeEnsemble", &["x"], "y", &[])]), r#"ai.onnx.ml.TreeEnsemble (node "here")"#),
+        (model(&[bytes(5, &external), identity(), info(11, "x", &[-1, 2])]), r#"external data (tensor "w")"#),
+        (inputs(&[3, 2]), r#"the input "x" of just 3 rows"#),
+        (inputs(&[-1, -1]), r#"the input "x" of any width"#),
+        (inputs(&[]), r#"the input "x", a scalar"#),
+        (graph(&batch), "rows whose answers depend on the other rows of the batch"),
+        (graph(&[node("Transpose", &["x"], "y", &[])]), r#"the output "y", whose first axis is not the row"#),
+        ([inputs(&[-1, 2]), bytes(25, &[])].concat(), "functions of its own"),
+        ([inputs(&[-1, 2]), bytes(8, &int(2, 99))].concat(), "version 99 of ai.onnx"),
+    ] {
+        match OnnxLoader.load(&file).err() {
+            Some(LoadError::Unsupported { feature, .. }) => {
+                assert!(feature.contains(says), "{feature:?} does not say {says:?}");
+            }
+            other => assert_eq!(other.map(|error| error.to_string()).as_deref(), Some(says)),
+        }
+    }
+}
+
+#[test]
+fn a_hostile_file_is_refused_and_the_error_says_where() {
+    use wire::{bytes, graph, info, int, ints, model, node, text, varint};
+    let cycle = [node("Add", &["x", "b"], "a", &[]), node("Add", &["x", "a"], "b", &[])];
+    let twice = [node("Identity", &["x"], "y", &[]), node("Identity", &["x"], "y", &[])];
+    let tensor = bytes(5, &[text(8, "w"), int(2, 1), int(1, i64::MAX), int(1, i64::MAX)].concat());
+    let negative = bytes(5, &[text(8, "w"), int(2, 1), int(1, -1)].concat());
+    let stump = |trues: i64, feature: i64| {
+        let attribute = |name: &str, field: u64, values: &[&str]| {
+            values.iter().fold(text(1, name), |bytes, value| [bytes, text(field, value)].concat())
+        };
+        let floats = |name: &str| {
+            let values = [0.5_f32, 0.0, 0.0].map(f32::to_le_bytes).concat();
+            [text(1, name), bytes(7, &values)].concat()
+        };
+        let lists = [
+            ints("nodes_treeids", &[0, 0, 0]),
+            ints("nodes_nodeids", &[0, 1, 2]),
+            ints("nodes_featureids", &[feature, 0, 0]),
+            ints("nodes_truenodeids", &[trues, 0, 0]),
+            ints("nodes_falsenodeids", &[2, 0, 0]),
+            attribute("nodes_modes", 9, &["BRANCH_LEQ", "LEAF", "LEAF"]),
+            floats("nodes_values"),
+        ];
+        graph(&[node("ml.TreeEnsembleRegressor", &["x"], "y", &lists)])
+    };
+    for (file, says) in [
+        (Vec::new(), "there is no graph"),
+        (vec![0xff; 40], "a number is cut off or too long"),
+        ([varint(7 << 3 | 2), varint(u64::MAX)].concat(), "a field is cut off"),
+        (vec![0x0b, 0x0b], "wire type 3"),
+        (graph(&cycle), "comes from nowhere, or a cycle"),
+        (graph(&[node("Identity", &["z"], "y", &[])]), "comes from nowhere"),
+        (graph(&twice), r#"the value "y" is made twice"#),
+        (model(&[tensor, info(11, "x", &[-1, 2])]), "is too large"),
+        (model(&[negative, info(11, "x", &[-1, 2])]), "has an axis of -1"),
+        (graph(&[]), r#"the output "y" comes from nowhere"#),
+        (
+            model(&[
+                node("Identity", &["x"], "y", &[]),
+                info(11, "x", &[-1, 2]),
+                info(12, "y", &[]),
+                info(12, "y", &[]),
+            ]),
+            r#"the output "y" is listed twice"#,
+        ),
+        (graph(&[node("Concat", &["x"; 9], "y", &[[text(1, "axis"), int(3, 7)].concat()])]), "there is no axis 7"),
+        (stump(0, 0), "tree 0, node 0: two paths lead to it"),
+        (stump(9, 0), "there is no such node"),
+        (stump(1, 2), "it splits on feature 2 of 2"),
+        (stump(1, -1), "it splits on feature"),
+    ] {
+        let error = OnnxLoader.load(&file).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains(says), "{error:?} does not say {says:?}");
+    }
+    // 40 times the same, joined to itself: a short file that would take terabytes.
+    let axis = [text(1, "axis"), int(3, 1)].concat();
+    let name = |at: usize| if at == 0 { "x".to_owned() } else { format!("v{at}") };
+    let doubling = |at| node("Concat", &[&name(at), &name(at)], &name(at + 1), std::slice::from_ref(&axis));
+    let nodes: Vec<_> = (0..40).map(doubling).chain([node("Identity", &["v40"], "y", &[])]).collect();
+    let error = OnnxLoader.load(&graph(&nodes)).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("elements a row") || error.contains("intermediate tensor"), "{error}");
+}
+
+#[test]
+fn names_and_classes_come_from_the_graph() {
+    let model = OnnxLoader.load(&bytes("frame_words.onnx")).expect("it is served");
+    let signature = serde_json::to_value(model.signature()).expect("a signature is JSON");
+    assert_eq!(
+        signature,
+        serde_json::json!({
+            "inputs": [
+                {"name": "age", "datatype": "FP32", "shape": [-1, 1]},
+                {"name": "fare", "datatype": "FP32", "shape": [-1, 1]},
+                {"name": "port", "datatype": "BYTES", "shape": [-1, 1]},
+                {"name": "sex", "datatype": "BYTES", "shape": [-1, 1]},
+            ],
+            "outputs": [
+                {"name": "output_label", "datatype": "BYTES", "shape": [-1]},
+                {"name": "output_probability", "datatype": "FP32", "shape": [-1, 2], "features": ["no", "yes"]},
+            ],
+        })
+    );
+}
+
+#[test]
+fn an_unknown_category_is_the_callers_mistake_where_the_model_says_so() {
+    let model = OnnxLoader.load(&bytes("frame_strict.onnx")).expect("it is served");
+    let ask = |port: &str| {
+        let number = || Tensor::new(vec![1, 1], Data::Fp32(vec![0.5])).expect("a number");
+        let text = |text: &str| Tensor::new(vec![1, 1], Data::Bytes(vec![text.to_owned()])).expect("a text");
+        model.infer(&[number(), number(), text(port), text("male")])
+    };
+    assert!(ask("Cherbourg").is_ok());
+    match ask("nowhere") {
+        Err(InferError::BadInput(detail)) => assert!(detail.contains("is no category"), "{detail}"),
+        other => assert!(other.is_err(), "an unknown category is answered"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn damaged_bytes_never_panic(at in any::<prop::sample::Index>(), edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let names = ["frame.onnx", "encoders.onnx", "forest_old.onnx", "mlp.onnx", "svc_three.onnx", "transform_logistic.onnx"];
+        let mut file = bytes(names[at.index(names.len())]);
+        for (place, byte) in edits {
+            let place = place.index(file.len());
+            file[place] = byte;
+        }
+        if let Ok(model) = OnnxLoader.load(&file) {
+            prop_assert!(model.memory_bytes() < 64 * file.len() + (1 << 20));
+        }
+    }
+
+    #[test]
+    fn garbage_never_panics(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
+        OnnxLoader.recognizes(&garbage);
+        prop_assert!(OnnxLoader.load(&garbage).is_err());
+    }
+}
