@@ -34,6 +34,9 @@ const MAX_DEPTH: usize = 16;
 /// How many rows are asked at a time: one bit of each row's leaf is found in one pass over a column of them.
 const BLOCK: usize = 64;
 
+/// Fewer rows than this are asked one by one.
+const FEW: usize = 8;
+
 /// The loader of the format `catboost`: oblivious trees as CatBoost saves them with `save_model(…, format="json")`.
 ///
 /// The answers are those of CatBoost's own CPU predictor to within 1e-12. What cannot be answered so is refused by name.
@@ -324,12 +327,23 @@ impl Catboost {
         Ok(())
     }
 
+    /// Adds the leaves of one row to its sums.
+    fn add_row(&self, row: &[f32], sums: &mut [f64]) {
+        for tree in &self.trees {
+            let mut leaf = 0;
+            for (bit, split) in self.splits_of(tree).iter().enumerate() {
+                let x = row.get(split.feature as usize).copied().unwrap_or(f32::NAN);
+                leaf |= u32::from(x > split.border) << bit;
+            }
+            self.add_leaf(tree, leaf, sums);
+        }
+    }
+
     /// Adds the leaves of up to [`BLOCK`] rows, whose features lie in `columns`, to their sums.
-    fn add(&self, columns: &[f32], sums: &mut [f64]) {
+    fn add_block(&self, columns: &[f32], sums: &mut [f64]) {
         for tree in &self.trees {
             let mut leaves = [0_u32; BLOCK];
-            let splits = self.splits.get(tree.splits..tree.splits + tree.depth).unwrap_or_default();
-            for (bit, split) in splits.iter().enumerate() {
+            for (bit, split) in self.splits_of(tree).iter().enumerate() {
                 let column = split.feature as usize * BLOCK;
                 let column = columns.get(column..column + BLOCK).unwrap_or_default();
                 for (leaf, x) in leaves.iter_mut().zip(column) {
@@ -337,13 +351,26 @@ impl Catboost {
                 }
             }
             for (sums, leaf) in sums.chunks_exact_mut(self.outputs).zip(leaves) {
-                let from = tree.leaves + leaf as usize * self.outputs;
-                let values = self.leaves.get(from..from + self.outputs).unwrap_or_default();
-                for (sum, value) in sums.iter_mut().zip(values) {
-                    *sum += value;
-                }
+                self.add_leaf(tree, leaf, sums);
             }
         }
+    }
+
+    fn splits_of(&self, tree: &Tree) -> &[Split] {
+        self.splits.get(tree.splits..tree.splits + tree.depth).unwrap_or_default()
+    }
+
+    fn add_leaf(&self, tree: &Tree, leaf: u32, sums: &mut [f64]) {
+        let from = tree.leaves + leaf as usize * self.outputs;
+        let values = self.leaves.get(from..from + self.outputs).unwrap_or_default();
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += value;
+        }
+    }
+
+    /// A feature as it is compared.
+    fn prepare(x: f32, missing_above: bool) -> f32 {
+        if missing_above && x.is_nan() { f32::INFINITY } else { x }
     }
 }
 
@@ -357,16 +384,23 @@ impl Model for Catboost {
         let data = inputs.first().and_then(Tensor::as_f32).unwrap_or_default();
         let width = self.missing_above.len();
         let mut sums = vec![0.0; rows * self.outputs];
-        let mut columns = vec![0.0; width * BLOCK];
+        let mut columns = vec![0.0; width];
         for (rows, sums) in data.chunks(width.max(1) * BLOCK).zip(sums.chunks_mut(self.outputs * BLOCK)) {
-            for (at, row) in rows.chunks_exact(width.max(1)).enumerate() {
-                for ((x, above), place) in
-                    row.iter().zip(&self.missing_above).zip(columns.iter_mut().skip(at).step_by(BLOCK))
-                {
-                    *place = if *above && x.is_nan() { f32::INFINITY } else { *x };
+            let rows = rows.chunks_exact(width.max(1));
+            if rows.len() < FEW {
+                for (row, sums) in rows.zip(sums.chunks_exact_mut(self.outputs)) {
+                    let row_of = row.iter().zip(&self.missing_above).zip(columns.iter_mut());
+                    row_of.for_each(|((x, above), place)| *place = Self::prepare(*x, *above));
+                    self.add_row(&columns, sums);
                 }
+                continue;
             }
-            self.add(&columns, sums);
+            columns.resize(width * BLOCK, 0.0);
+            for (at, row) in rows.enumerate() {
+                let column_of = row.iter().zip(&self.missing_above).zip(columns.iter_mut().skip(at).step_by(BLOCK));
+                column_of.for_each(|((x, above), place)| *place = Self::prepare(*x, *above));
+            }
+            self.add_block(&columns, sums);
         }
         for sums in sums.chunks_exact_mut(self.outputs) {
             for (sum, bias) in sums.iter_mut().zip(&self.bias) {

@@ -57,7 +57,7 @@ impl Loader for LightgbmLoader {
             && lines.next().is_some_and(|line| line.text.starts_with(b"version="))
     }
 
-    /// A node takes some 50 bytes of text and 16 as it is kept; no more than [`PART_BYTES`] are in between.
+    /// A node takes some 50 bytes of text and 16 as it is kept; no more than a part (24 MiB) is in between.
     fn memory_estimate(&self, artifact_bytes: u64) -> u64 {
         artifact_bytes.saturating_add(artifact_bytes / 2).saturating_add(artifact_bytes.min(PART_BYTES as u64) * 3)
     }

@@ -135,6 +135,9 @@ fn a_file_by_hand_answers_what_it_says() {
     let model = load(&edited("/more", json!(1))).expect("it is served");
     let rows = [2.0, 0.5, 2.1, 0.5, 2.0, 0.6, 2.1, 0.6, f32::NAN, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
     assert_eq!(ask(&*model, &rows), [10.5, 20.5, 30.5, 40.5, 30.5, 20.5]);
+    // A block, and the two rows after it.
+    let answers = ask(&*model, &rows.repeat(11));
+    assert_eq!(answers, [10.5, 20.5, 30.5, 40.5, 30.5, 20.5].repeat(11));
 }
 
 #[test]

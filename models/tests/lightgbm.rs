@@ -321,6 +321,53 @@ fn a_hostile_file_is_refused_with_its_line_and_field() {
     assert_eq!(error.as_deref(), Some("malformed lightgbm model: average_output without trees"));
 }
 
+/// The sound file's header with other trees.
+fn with_trees(count: usize, tree: impl Fn(usize) -> String) -> Vec<u8> {
+    let header = SOUND.split("tree_sizes").next().unwrap_or_default();
+    let trees: String = (0..count).map(|at| format!("Tree={at}\n{}\n\n", tree(at))).collect();
+    format!("{header}\n{trees}end of trees\n").into_bytes()
+}
+
+#[test]
+fn trees_of_several_parts_are_added_in_their_order() {
+    // Each tree takes half a megabyte before it is laid out, and a part has 24.
+    const SPLITS: usize = 4095;
+    let child = |child: usize| if child < SPLITS { child.to_string() } else { format!("-{}", child - SPLITS + 1) };
+    let join = |entry: &dyn Fn(usize) -> String| (0..SPLITS).map(entry).collect::<Vec<_>>().join(" ");
+    let (left, right) = (join(&|at| child(2 * at + 1)), join(&|at| child(2 * at + 2)));
+    let zeros = "0 ".repeat(SPLITS);
+    let large = |at: usize, left: &str| {
+        let leaf = if at == 0 { 1e16 } else { 1.0 };
+        format!(
+            "num_leaves={}\nnum_cat=0\nsplit_feature={zeros}\nthreshold={zeros}\nleft_child={left}\n\
+             right_child={right}\nleaf_value={}\n",
+            SPLITS + 1,
+            format!("{leaf} ").repeat(SPLITS + 1)
+        )
+    };
+    let model = load(&with_trees(60, |at| large(at, &left))).expect("it is served");
+    // In FP64 1e16 + 1 is 1e16, so that another order answers another sum.
+    assert_eq!(ask(&*model, &[-1.0, 0.0, 1.0, 0.0]), [1e16, 1e16]);
+    let cycle = left.replacen('1', "0", 1);
+    let error = load(&with_trees(60, |at| large(at, if at == 55 { &cycle } else { &left }))).err();
+    let error = error.map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("line 561, Tree=55: node 0: two paths lead to it"), "{error}");
+
+    let constant = |at: usize| {
+        let leaf = if at == 0 { 1e16 } else { 1.0 };
+        format!(
+            "num_leaves=1\nnum_cat=0\nleaf_value=5\nis_linear=1\nleaf_const={leaf}\nnum_features=1\nleaf_features=1\n\
+             leaf_coeff=0\n"
+        )
+    };
+    let linear = load(&with_trees(3000, constant)).expect("it is served");
+    assert_eq!(ask(&*linear, &[0.0, 1.0, 0.0, f64::NAN]), [1e16, 15_000.0]);
+    let rows: Vec<f64> = (0..200).map(|at| if at % 6 == 1 { f64::NAN } else { 0.0 }).collect();
+    for (row, answer) in ask(&*linear, &rows).into_iter().enumerate() {
+        assert_eq!(answer, if row % 3 == 0 { 15_000.0 } else { 1e16 }, "{row}");
+    }
+}
+
 /// What a file is made of, and what breaks it.
 fn token() -> impl Strategy<Value = String> {
     let words = [
