@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let port: u16 = std::env::args().nth(1).ok_or("bare PORT")?.parse()?;
     let json = [(CONTENT_TYPE, "application/json")];
     let router = Router::new().route("/state", get(move || async move { (json.clone(), STATE) })).route(
-        "/predict/trees",
+        "/predict/{model}",
         post(|body: Bytes| async move { ([("x-length", body.len())].map(|(k, v)| (k, v.to_string())), ANSWER) }),
     );
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
