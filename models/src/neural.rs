@@ -35,8 +35,10 @@ const MAX_NODES: usize = 20_000;
 /// Nodes of the graphs within it, which are planned on a thread of the pool, as they are met.
 const MAX_INNER_NODES: usize = 500;
 
-/// For the thread that loads: far more than a recursion over [`MAX_NODES`] takes. What is not touched is not there.
-const STACK: usize = 512 << 20;
+/// Of the stack of the thread that loads: for a node, more than the recursion takes without optimisation, and for the
+/// rest. A child process in which models are tried has so much less memory for them, so it is no more than is needed.
+const STACK_PER_NODE: usize = 3200;
+const STACK: usize = 2 << 20;
 
 /// rten has operators of ONNX itself, and some of ONNX Runtime's.
 const SCOPE: Scope = Scope { domains: &["", "ai.onnx", "com.microsoft"], fp64: false };
@@ -64,9 +66,9 @@ impl Loader for NeuralLoader {
         matches!(bytes, [0x08, 1..=0x7f, ..])
     }
 
-    /// The weights lie there as bytes, as they are read and as they are kept.
+    /// The weights lie there as bytes, as they are read and as they are kept; the rest is for the stacks of threads.
     fn memory_estimate(&self, artifact_bytes: u64) -> u64 {
-        artifact_bytes.saturating_mul(4)
+        artifact_bytes.saturating_mul(4).saturating_add(16 << 20)
     }
 
     fn load(&self, bytes: &[u8]) -> Result<Box<dyn Model>, LoadError> {
@@ -76,16 +78,18 @@ impl Loader for NeuralLoader {
 
 /// Makes a model of an ONNX file.
 pub(crate) fn load(bytes: &[u8]) -> Result<Box<dyn Model>, LoadError> {
+    let described = Described::read(bytes, &SCOPE)?;
+    let stack = STACK + described.graph.nodes.len() * STACK_PER_NODE;
     // The plan of the first run, that of the trial, is kept for all others: no request recurses.
     std::thread::scope(|scope| {
-        let loading = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || load_here(bytes));
+        let loading = std::thread::Builder::new().stack_size(stack);
+        let loading = loading.spawn_scoped(scope, || load_described(bytes, described));
         let loading = loading.map_err(|error| unsupported(format!("a thread to load it on ({error})")))?;
         loading.join().map_err(|_| malformed("the reader gave up"))?
     })
 }
 
-fn load_here(bytes: &[u8]) -> Result<Box<dyn Model>, LoadError> {
-    let described = Described::read(bytes, &SCOPE)?;
+fn load_described(bytes: &[u8], described: Described) -> Result<Box<dyn Model>, LoadError> {
     let mut options = ModelOptions::with_all_ops();
     options.prepack_weights(false);
     let model = caught(|| options.load(bytes.to_vec()))
@@ -692,6 +696,7 @@ impl Graph {
             return Err(unsupported(format!("the operator {domain}.{}", node.operator)));
         }
         self.nodes.push(node);
+        // Subgraphs count too.
         if self.nodes.len() > MAX_NODES {
             return Err(unsupported(format!("more than {MAX_NODES} nodes")));
         }
