@@ -25,6 +25,9 @@ pub(super) const LEAVES: usize = 64;
 /// Ranks of one column: 0 to 255.
 const CUTS: usize = 255;
 
+/// Two comparisons with so many thresholds find a rank.
+pub(super) const RUNGS: usize = 16;
+
 /// Codes of one set: [`OTHER`], [`MISSING`] and the categories.
 const CODES: usize = 256;
 const OTHER: u8 = 0;
@@ -57,6 +60,8 @@ pub(super) struct Lanes<T> {
     pub(super) coded: Vec<Coded>,
     /// The sorted thresholds of all features.
     cuts: Vec<T>,
+    /// The same thresholds as vectors: the last of each sixteen, then the sixteens; NaN where there is none.
+    ladders: Vec<[T; RUNGS]>,
     /// The sorted categories, or numbers, of all sets.
     categories: Vec<u32>,
     values: Vec<T>,
@@ -134,9 +139,11 @@ pub(super) struct Ranked {
     pub(super) feature: u32,
     from: u32,
     end: u32,
+    /// Where in `ladders`, if there are not too few thresholds nor too many.
+    ladder: Option<u32>,
     /// The first column of those where a missing value is the least rank, and of those where it is the greatest.
-    low: Option<u16>,
-    high: Option<u16>,
+    pub(super) low: Option<u16>,
+    pub(super) high: Option<u16>,
 }
 
 /// A feature whose numbers become codes.
@@ -161,6 +168,7 @@ impl<T: Number> Lanes<T> {
             ranked: Vec::new(),
             coded: Vec::new(),
             cuts: Vec::new(),
+            ladders: Vec::new(),
             categories: Vec::new(),
             values: Vec::new(),
             ranks: 0,
@@ -279,6 +287,7 @@ impl<T: Number> Lanes<T> {
             sort(&mut set);
             let from = self.cuts.len();
             let columns = u16::try_from(set.len().div_ceil(CUTS)).ok()?;
+            let ladder = self.ladder(&set);
             self.cuts.extend(set);
             let mut take = |used: bool| -> Option<Option<u16>> {
                 let first = next;
@@ -286,7 +295,7 @@ impl<T: Number> Lanes<T> {
                 Some(used.then_some(first))
             };
             let (low, high) = (take(low)?, take(high)?);
-            self.ranked.push(Ranked { feature, from: narrow(from)?, end: narrow(self.cuts.len())?, low, high });
+            self.ranked.push(Ranked { feature, from: narrow(from)?, end: narrow(self.cuts.len())?, ladder, low, high });
         }
         self.ranks = usize::from(next);
         for coded in &mut self.coded {
@@ -295,6 +304,17 @@ impl<T: Number> Lanes<T> {
         }
         self.columns = usize::from(next);
         Some(codes)
+    }
+
+    fn ladder(&mut self, cuts: &[T]) -> Option<u32> {
+        if cuts.len() < RUNGS || cuts.len() > CUTS {
+            return None;
+        }
+        let at = narrow(self.ladders.len())?;
+        let cut = |at: usize| cuts.get(at).copied().unwrap_or(T::NAN);
+        self.ladders.push(std::array::from_fn(|rung| cut(rung * RUNGS + RUNGS - 1)));
+        self.ladders.extend((0..RUNGS).map(|rung| std::array::from_fn::<_, RUNGS, _>(|at| cut(rung * RUNGS + at))));
+        Some(at)
     }
 
     fn push(&mut self, forest: &Forest<T>, shape: &Shape, group: u32, full: bool, codes: &Codes) -> Option<()> {
@@ -380,6 +400,7 @@ impl<T: Number> Lanes<T> {
 
     fn shrink(&mut self) {
         self.cuts.shrink_to_fit();
+        self.ladders.shrink_to_fit();
         self.trees.shrink_to_fit();
         self.tests.shrink_to_fit();
         self.sets.shrink_to_fit();
@@ -392,6 +413,12 @@ impl<T: Number> Lanes<T> {
     /// The thresholds of a feature, sorted.
     pub(super) fn cuts(&self, ranked: &Ranked) -> &[T] {
         self.cuts.get(ranked.from as usize..ranked.end as usize).unwrap_or_default()
+    }
+
+    /// The thresholds as vectors, the first for which of the others to look at. Then there is one column of each kind.
+    pub(super) fn rungs(&self, ranked: &Ranked) -> Option<(&[T; RUNGS], &[[T; RUNGS]; RUNGS])> {
+        let (first, others) = self.ladders.get(ranked.ladder? as usize..)?.split_first()?;
+        Some((first, others.first_chunk()?))
     }
 
     /// The code of a number.
@@ -419,6 +446,7 @@ impl<T: Number> Lanes<T> {
         of(&self.ranked)
             + of(&self.coded)
             + of(&self.cuts)
+            + of(&self.ladders)
             + of(&self.categories)
             + of(&self.values)
             + of(&self.runs)

@@ -6,14 +6,14 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Bytes, LEAVES, Lanes, Run, Words};
+use super::lanes::{Bytes, LEAVES, Lanes, RUNGS, Ranked, Run, Words};
 use super::{Forest, Number};
 
 /// Rows of one vector of bytes.
 const ROWS: usize = 64;
 
 /// From so many rows on it pays to have rows side by side.
-const BATCH: usize = 24;
+const BATCH: usize = 48;
 
 /// What the columns of a block may take of the second-level cache.
 const CACHE: usize = 256 << 10;
@@ -26,6 +26,7 @@ pub(super) fn available() -> bool {
         && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("bmi1")
         && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("popcnt")
 }
 
 /// What [`Forest::add_margins`] says. The forest has lanes only where this is [`available`].
@@ -34,7 +35,7 @@ pub(super) fn add_margins<T: Number>(forest: &Forest<T>, lanes: &Lanes<T>, rows:
     unsafe { add(forest, lanes, rows, margins) }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
 fn add<T: Number>(forest: &Forest<T>, lanes: &Lanes<T>, mut rows: &[T], mut margins: &mut [T]) {
     let (features, groups) = (forest.features.max(1), forest.groups.max(1));
     let mut scratch = Scratch::default();
@@ -81,7 +82,7 @@ struct Scratch<T> {
 }
 
 /// One row: all splits of a tree are compared at once, and the bits lead to the leaf.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
 fn add_row<T: Number, const TABLES: usize>(
     forest: &Forest<T>,
     lanes: &Lanes<T>,
@@ -93,8 +94,7 @@ fn add_row<T: Number, const TABLES: usize>(
     let bytes = table.as_mut_slice();
     for ranked in &lanes.ranked {
         let x = row.get(ranked.feature as usize).copied().unwrap_or_default();
-        let rank = (!x.is_nan()).then(|| rank(lanes.cuts(ranked), x));
-        ranked.each(rank, |column, byte| {
+        ranked.each(rank(lanes, ranked, x), |column, byte| {
             if let Some(place) = bytes.get_mut(column / 64) {
                 place.0[column % 64] = byte;
             }
@@ -206,7 +206,7 @@ fn exit_of(goes_right: u64, left_over: &[Words]) -> u64 {
 }
 
 /// Rows side by side: each test of a tree asks all of them, and the bits are carried down to the leaves.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
 fn add_block<T: Number, const WORDS: usize>(
     forest: &Forest<T>,
     lanes: &Lanes<T>,
@@ -292,35 +292,80 @@ fn add_plain<T: Number>(forest: &Forest<T>, root: u32, rows: &[T], features: usi
 }
 
 /// Makes the columns of a block of rows; what is beyond the last row has some byte or other.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
 fn encode<T: Number>(lanes: &Lanes<T>, rows: &[T], features: usize, words: usize, columns: &mut Vec<Bytes>) {
     columns.resize(lanes.columns * words, Bytes([0; 64]));
-    let mut put = |column: usize, row: usize, byte: u8| {
-        if let Some(bytes) = columns.get_mut(column * words + row / ROWS) {
-            bytes.0[row % ROWS] = byte;
-        }
-    };
     for ranked in &lanes.ranked {
-        let cuts = lanes.cuts(ranked);
-        for (row, x) in rows.iter().skip(ranked.feature as usize).step_by(features).enumerate() {
-            let rank = (!x.is_nan()).then(|| rank(cuts, *x));
-            ranked.each(rank, |column, byte| put(column, row, byte));
+        let numbers = || rows.iter().skip(ranked.feature as usize).step_by(features);
+        if let Some((first, others)) = lanes.rungs(ranked) {
+            for (column, missing) in [(ranked.low, 0), (ranked.high, u8::MAX)] {
+                let Some(column) = column else { continue };
+                let bytes = columns.get_mut(usize::from(column) * words..).unwrap_or_default();
+                let bytes = bytes.iter_mut().flat_map(|bytes| &mut bytes.0);
+                for (x, byte) in numbers().zip(bytes) {
+                    *byte = if x.is_nan() { missing } else { climb(first, others, *x) as u8 };
+                }
+            }
+            continue;
+        }
+        for (row, x) in numbers().enumerate() {
+            ranked.each(rank(lanes, ranked, *x), |column, byte| put(columns, column * words, row, byte));
         }
     }
     for coded in &lanes.coded {
         let column = usize::from(coded.column);
         for (row, x) in rows.iter().skip(coded.feature as usize).step_by(features).enumerate() {
             let code = lanes.code(coded, *x);
-            put(column, row, code / 8);
-            put(column + 1, row, 1 << (code % 8));
+            put(columns, column * words, row, code / 8);
+            put(columns, (column + 1) * words, row, 1 << (code % 8));
         }
     }
 }
 
-/// How many thresholds a number reaches.
+fn put(columns: &mut [Bytes], column: usize, row: usize, byte: u8) {
+    if let Some(bytes) = columns.get_mut(column + row / ROWS) {
+        bytes.0[row % ROWS] = byte;
+    }
+}
+
+/// How many thresholds a number reaches; none, if it is missing.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
 #[inline]
-fn rank<T: Number>(cuts: &[T], x: T) -> usize {
-    cuts.partition_point(|cut| *cut <= x)
+fn rank<T: Number>(lanes: &Lanes<T>, ranked: &Ranked, x: T) -> Option<usize> {
+    if x.is_nan() {
+        return None;
+    }
+    Some(match lanes.rungs(ranked) {
+        Some((first, others)) => climb(first, others, x),
+        None => lanes.cuts(ranked).partition_point(|cut| *cut <= x),
+    })
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
+#[inline]
+fn climb<T: Number>(first: &[T; RUNGS], others: &[[T; RUNGS]; RUNGS], x: T) -> usize {
+    // The last of 256 would be there only if there were 256.
+    let rung = reached(first, x) % RUNGS;
+    rung * RUNGS + reached(&others[rung], x)
+}
+
+/// How many of the numbers are not above one.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
+#[inline]
+fn reached<T: Number>(numbers: &[T; RUNGS], x: T) -> usize {
+    let x = std::slice::from_ref(&x);
+    let mask = if let (Some(numbers), Some([x])) = (T::as_f32(numbers), T::as_f32(x)) {
+        let ([numbers], _) = numbers.as_chunks() else { return 0 };
+        u32::from(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(load_f32(numbers), _mm512_set1_ps(*x)))
+    } else if let (Some(numbers), Some([x])) = (T::as_f64(numbers), T::as_f64(x)) {
+        let ([low, high], _) = numbers.as_chunks() else { return 0 };
+        let x = _mm512_set1_pd(*x);
+        let low = _mm512_cmp_pd_mask::<_CMP_LE_OQ>(load_f64(low), x);
+        u32::from(low) | u32::from(_mm512_cmp_pd_mask::<_CMP_LE_OQ>(load_f64(high), x)) << 8
+    } else {
+        0
+    };
+    mask.count_ones() as usize
 }
 
 /// The bits of the numbers of the leaves that are reached.
