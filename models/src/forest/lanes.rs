@@ -80,6 +80,8 @@ pub(super) struct Lanes<T> {
     pub(super) leaves: Vec<[T; LEAVES]>,
     /// For nodes side by side: the column and the rank of each test, if a byte can name all columns.
     pub(super) wide: Vec<[Bytes; 2]>,
+    /// For nodes side by side: by feature, code and tree, the splits where the code goes right. Empty, if it would be large.
+    masks: Vec<u64>,
     /// Which leaves each test that goes right leaves over; empty where all trees are numbered like full ones.
     pub(super) left_over: Vec<Words>,
 }
@@ -155,6 +157,20 @@ pub(super) struct Coded {
     /// Whether numbers are compared as they are; as categories otherwise.
     equal: bool,
     pub(super) column: u16,
+    /// Where its words are in `masks`.
+    masks: usize,
+}
+
+impl Coded {
+    fn codes(&self) -> usize {
+        FIRST + (self.end - self.from) as usize
+    }
+}
+
+impl SetTest {
+    pub(super) fn has(&self, code: u8) -> bool {
+        self.bits[usize::from(code / 8)] >> (code % 8) & 1 == 1
+    }
 }
 
 impl<T: Number> Lanes<T> {
@@ -180,6 +196,7 @@ impl<T: Number> Lanes<T> {
             steps: Vec::new(),
             leaves: Vec::new(),
             wide: Vec::new(),
+            masks: Vec::new(),
             left_over: Vec::new(),
         };
         let codes = lanes.columns(forest, &mut shapes)?;
@@ -202,8 +219,41 @@ impl<T: Number> Lanes<T> {
                 None => lanes.runs.push(Run::Plain { root: root.node, group: root.group }),
             }
         }
+        lanes.masks(forest.nodes.len().saturating_mul(2 * size_of::<Node<T>>()));
         lanes.shrink();
         Some(lanes)
+    }
+
+    /// Tells for each code at once what it says to all trees, if that takes no more than so many bytes.
+    fn masks(&mut self, most: usize) {
+        let trees = self.trees.len();
+        let mut total = 0_usize;
+        for coded in &mut self.coded {
+            coded.masks = total;
+            total = total.saturating_add(coded.codes().saturating_mul(trees));
+        }
+        if !self.narrow() || total.saturating_mul(size_of::<u64>()) > most {
+            return;
+        }
+        self.masks = vec![0; total];
+        let mut from = 0;
+        for (at, tree) in self.trees.iter().enumerate() {
+            for test in self.sets.get(from..tree.sets as usize).unwrap_or_default() {
+                let Some(coded) = self.coded.get(usize::from(test.coded)) else { continue };
+                for code in (0..coded.codes()).filter(|code| test.has(*code as u8)) {
+                    if let Some(mask) = self.masks.get_mut(coded.masks + code * trees + at) {
+                        *mask |= 1 << (test.slot % 64);
+                    }
+                }
+            }
+            from = tree.sets as usize;
+        }
+    }
+
+    /// The splits of each tree where a code goes right, if they are known.
+    pub(super) fn codes_go_right(&self, coded: &Coded, code: u8) -> Option<&[u64]> {
+        let from = coded.masks + usize::from(code) * self.trees.len();
+        self.masks.get(from..from + self.trees.len()).filter(|masks| !masks.is_empty())
     }
 
     /// Whether one row alone can be answered in this form.
@@ -245,6 +295,7 @@ impl<T: Number> Lanes<T> {
                     end: narrow(self.categories.len())?,
                     equal: false,
                     column: 0,
+                    masks: 0,
                 });
             }
         }
@@ -262,6 +313,7 @@ impl<T: Number> Lanes<T> {
                     end: narrow(self.values.len())?,
                     equal: true,
                     column: 0,
+                    masks: 0,
                 });
             }
         }
@@ -456,6 +508,7 @@ impl<T: Number> Lanes<T> {
             + of(&self.steps)
             + of(&self.leaves)
             + of(&self.wide)
+            + of(&self.masks)
             + of(&self.left_over)
     }
 }

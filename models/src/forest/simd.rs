@@ -12,8 +12,9 @@ use super::{Forest, Number};
 /// Rows of one vector of bytes.
 const ROWS: usize = 64;
 
-/// From so many rows on it pays to have rows side by side.
-const BATCH: usize = 48;
+/// From so many rows on it pays to have rows side by side: fewer, if the way to a leaf is not that through a full tree.
+const BATCH: usize = 28;
+const FULL_BATCH: usize = 60;
 
 /// What the columns of a block may take of the second-level cache.
 const CACHE: usize = 256 << 10;
@@ -38,6 +39,7 @@ pub(super) fn add_margins<T: Number>(forest: &Forest<T>, lanes: &Lanes<T>, rows:
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
 fn add<T: Number>(forest: &Forest<T>, lanes: &Lanes<T>, mut rows: &[T], mut margins: &mut [T]) {
     let (features, groups) = (forest.features.max(1), forest.groups.max(1));
+    let batch = if lanes.left_over.is_empty() { FULL_BATCH } else { BATCH };
     let mut scratch = Scratch::default();
     loop {
         let count = rows.len() / features;
@@ -45,7 +47,7 @@ fn add<T: Number>(forest: &Forest<T>, lanes: &Lanes<T>, mut rows: &[T], mut marg
             return;
         }
         let fits = |words: usize| count > words / 2 * ROWS && lanes.columns * words * ROWS <= CACHE;
-        let now = if count < BATCH && lanes.narrow() {
+        let now = if count < batch && lanes.narrow() {
             1
         } else if fits(8) {
             8 * ROWS
@@ -120,22 +122,32 @@ fn add_row<T: Number, const TABLES: usize>(
         let trees = lanes.trees.get(from..end).unwrap_or_default();
         let wide = lanes.wide.get(from..end).unwrap_or_default();
         let leaves = lanes.leaves.get(from..end).unwrap_or_default();
+        let mut at = from;
         for ((trees, wide), leaves) in trees.chunks(64).zip(wide.chunks(64)).zip(leaves.chunks(64)) {
             let mut goes_right = [0_u64; 64];
             for (mask, [columns, ranks]) in goes_right.iter_mut().zip(wide) {
                 let x = look_up(&table, load(columns));
                 *mask = _mm512_cmpgt_epu8_mask(x, load(ranks));
             }
-            if !lanes.sets.is_empty() {
-                for (mask, tree) in goes_right.iter_mut().zip(trees) {
+            let mut known = true;
+            for (coded, code) in lanes.coded.iter().zip(&*codes) {
+                let masks = lanes.codes_go_right(coded, *code);
+                known &= masks.is_some();
+                let masks = masks.unwrap_or_default().get(at..).unwrap_or_default();
+                goes_right.iter_mut().zip(masks).for_each(|(mask, more)| *mask |= more);
+            }
+            for (mask, tree) in goes_right.iter_mut().zip(trees) {
+                if !known {
+                    let mut more = 0;
                     for test in lanes.sets.get(set..tree.sets as usize).unwrap_or_default() {
                         let code = codes.get(usize::from(test.coded)).copied().unwrap_or_default();
-                        let bit = test.bits[usize::from(code / 8)] >> (code % 8) & 1;
-                        *mask |= u64::from(bit) << (test.slot % 64);
+                        more |= u64::from(test.has(code)) << (test.slot % 64);
                     }
-                    set = tree.sets as usize;
+                    *mask |= more;
                 }
+                set = tree.sets as usize;
             }
+            at += trees.len();
             let mut exits = [0_u64; 64];
             if lanes.left_over.is_empty() {
                 for (masks, exits) in goes_right.as_chunks::<8>().0.iter().zip(exits.as_chunks_mut::<8>().0) {
