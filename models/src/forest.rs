@@ -1,9 +1,9 @@
 //! Decision trees in the one form that every tree format is turned into, and their evaluation.
 //!
 //! ```text
-//!   xgboost ──┐                        ┌── add_margins (rows in blocks, trees outside, one step at a time)
+//!   xgboost ──┐                        ┌── the plain form: a few paths at a time, on any machine
 //!   …         ├──► [Tree] ──► Forest ──┤
-//!   …       ──┘   untrusted   checked  └── (a faster evaluator goes here, and no parser changes)
+//!   …       ──┘   untrusted   checked  └── lanes: comparisons of bytes, with the vectors of AVX-512 (`simd`)
 //! ```
 //!
 //! A parser describes its trees as a list of [`Tree`]s and trusts nothing; [`Forest::new`] proves them to be trees and
@@ -11,7 +11,13 @@
 //! where `x < threshold`, which other comparisons can be written as: `x <= t` is `x < t.next_up()` in that precision, `>`
 //! swaps the children.
 
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod simd;
+
 use std::fmt;
+
+use lanes::Lanes;
 
 /// Deeper trees come from no trainer; the limit bounds what one row may cost.
 const MAX_DEPTH: u32 = 2048;
@@ -22,6 +28,9 @@ const CATEGORY_END: u32 = 1 << 24;
 /// How many rows go down a tree before the next tree has its turn: the tree stays in the first-level cache, and so do
 /// the rows' features.
 const BLOCK: usize = 64;
+
+/// How many paths are gone down at the same time: each step waits for memory, and for none of the others.
+const PATHS: usize = 8;
 
 /// A tree as a parser read it: nothing is checked yet. The root is node 0.
 #[derive(Debug, Clone, Default)]
@@ -74,6 +83,7 @@ impl fmt::Display for Error {
 pub(crate) trait Number:
     Copy + PartialOrd + std::ops::AddAssign + fmt::Debug + Default + Send + Sync + 'static
 {
+    const NAN: Self;
     /// The same number, if this precision has it.
     fn exactly(wide: f64) -> Option<Self>;
     fn is_nan(self) -> bool;
@@ -82,9 +92,24 @@ pub(crate) trait Number:
     fn index(self) -> u32;
     /// What stands before the point, where it is the code of a category.
     fn category(self) -> Option<u32>;
+    /// The same numbers, if they are FP32, or if they are FP64.
+    fn as_f32(_numbers: &[Self]) -> Option<&[f32]> {
+        None
+    }
+    fn as_f64(_numbers: &[Self]) -> Option<&[f64]> {
+        None
+    }
+    fn as_f32_mut(_numbers: &mut [Self]) -> Option<&mut [f32]> {
+        None
+    }
+    fn as_f64_mut(_numbers: &mut [Self]) -> Option<&mut [f64]> {
+        None
+    }
 }
 
 impl Number for f32 {
+    const NAN: Self = Self::NAN;
+
     fn exactly(wide: f64) -> Option<Self> {
         let narrow = wide as Self;
         (f64::from(narrow) == wide || wide.is_nan()).then_some(narrow)
@@ -106,9 +131,19 @@ impl Number for f32 {
         // Fractions are cut off, as the trainers do it.
         (0.0..CATEGORY_END as Self).contains(&self).then_some(self as u32)
     }
+
+    fn as_f32(numbers: &[Self]) -> Option<&[Self]> {
+        Some(numbers)
+    }
+
+    fn as_f32_mut(numbers: &mut [Self]) -> Option<&mut [Self]> {
+        Some(numbers)
+    }
 }
 
 impl Number for f64 {
+    const NAN: Self = Self::NAN;
+
     fn exactly(wide: f64) -> Option<Self> {
         Some(wide)
     }
@@ -129,6 +164,14 @@ impl Number for f64 {
     fn category(self) -> Option<u32> {
         (0.0..Self::from(CATEGORY_END)).contains(&self).then_some(self as u32)
     }
+
+    fn as_f64(numbers: &[Self]) -> Option<&[Self]> {
+        Some(numbers)
+    }
+
+    fn as_f64_mut(numbers: &mut [Self]) -> Option<&mut [Self]> {
+        Some(numbers)
+    }
 }
 
 /// Trees that are proved to be trees.
@@ -136,7 +179,8 @@ impl Number for f64 {
 pub(crate) struct Forest<T> {
     features: usize,
     groups: usize,
-    /// All trees one after the other; the two children of a split stand side by side, after their parent.
+    /// All trees one after the other; the two children of a split stand side by side, after their parent. Empty, if every
+    /// tree is in `lanes`.
     nodes: Vec<Node<T>>,
     /// The root of each tree with the margin it adds to, in the order of the additions.
     roots: Vec<Root>,
@@ -144,6 +188,20 @@ pub(crate) struct Forest<T> {
     words: Vec<u32>,
     /// Where the categories of each categorical split lie in `words`.
     sets: Vec<Set>,
+    /// The faster form of the trees that fit, if this machine has what evaluates it.
+    lanes: Option<Lanes<T>>,
+}
+
+/// Which forms a forest may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Forms {
+    /// What is fastest here.
+    Fastest,
+    #[cfg(test)]
+    Plain,
+    /// Lanes even for a few trees, if the machine can.
+    #[cfg(test)]
+    Lanes,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -179,6 +237,10 @@ impl<T: Number> Forest<T> {
     /// Proves that every list of nodes is a tree: indices in range, every node reached by one path (or declared
     /// unreachable), leaves and thresholds that are numbers, a bounded depth. Then lays them out flat.
     pub(crate) fn new(features: usize, groups: usize, trees: &[Tree]) -> Result<Self, Error> {
+        Self::with(features, groups, trees, Forms::Fastest)
+    }
+
+    fn with(features: usize, groups: usize, trees: &[Tree], forms: Forms) -> Result<Self, Error> {
         let nodes = trees.iter().map(|tree| tree.nodes.len()).sum();
         let mut forest = Self {
             features,
@@ -187,12 +249,37 @@ impl<T: Number> Forest<T> {
             roots: Vec::with_capacity(trees.len()),
             words: Vec::new(),
             sets: Vec::new(),
+            lanes: None,
         };
         for (at, tree) in trees.iter().enumerate() {
             forest.push(tree).map_err(|(node, detail)| Error { tree: at, node, detail })?;
         }
         forest.nodes.shrink_to_fit();
+        #[cfg(target_arch = "x86_64")]
+        forest.add_lanes(forms);
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = forms;
         Ok(forest)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn add_lanes(&mut self, forms: Forms) {
+        let always = match forms {
+            Forms::Fastest => false,
+            #[cfg(test)]
+            Forms::Plain => return,
+            #[cfg(test)]
+            Forms::Lanes => true,
+        };
+        if !simd::available() {
+            return;
+        }
+        self.lanes = Lanes::new(self, always);
+        if self.lanes.as_ref().is_some_and(|lanes| lanes.narrow() && lanes.trees.len() == self.roots.len()) {
+            self.nodes = Vec::new();
+            self.words = Vec::new();
+            self.sets = Vec::new();
+        }
     }
 
     fn push(&mut self, tree: &Tree) -> Result<(), (usize, String)> {
@@ -298,15 +385,78 @@ impl<T: Number> Forest<T> {
     ///
     /// `rows` is row-major with `features` columns, `margins` row-major with `groups`.
     pub(crate) fn add_margins(&self, rows: &[T], margins: &mut [T]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(lanes) = &self.lanes {
+            return simd::add_margins(self, lanes, rows, margins);
+        }
         let rows = rows.chunks(self.features.max(1) * BLOCK);
         for (rows, margins) in rows.zip(margins.chunks_mut(self.groups.max(1) * BLOCK)) {
-            for root in &self.roots {
+            if rows.len() < self.features.max(1) * PATHS {
                 let rows = rows.chunks_exact(self.features.max(1));
-                for (row, margins) in rows.zip(margins.chunks_exact_mut(self.groups.max(1))) {
-                    if let Some(margin) = margins.get_mut(root.group as usize) {
-                        *margin += self.leaf(root.node, row);
+                rows.zip(margins.chunks_exact_mut(self.groups.max(1)))
+                    .for_each(|(row, margins)| self.add_row(row, margins));
+            } else {
+                self.add_block(rows, margins);
+            }
+        }
+    }
+
+    /// One row: a few trees at the same time, which are added one after the other.
+    fn add_row(&self, row: &[T], margins: &mut [T]) {
+        let (groups, rest) = self.roots.as_chunks::<PATHS>();
+        for roots in groups {
+            for (root, leaf) in roots.iter().zip(self.leaves(roots.map(|root| root.node), [row; PATHS])) {
+                if let Some(margin) = margins.get_mut(root.group as usize) {
+                    *margin += leaf;
+                }
+            }
+        }
+        for root in rest {
+            if let Some(margin) = margins.get_mut(root.group as usize) {
+                *margin += self.leaf(root.node, row);
+            }
+        }
+    }
+
+    /// A block of rows: tree after tree, a few rows at the same time.
+    fn add_block(&self, rows: &[T], margins: &mut [T]) {
+        let (features, groups) = (self.features.max(1), self.groups.max(1));
+        for root in &self.roots {
+            let rows = rows.chunks(features * PATHS);
+            for (rows, margins) in rows.zip(margins.chunks_mut(groups * PATHS)) {
+                let mut margins = margins.iter_mut().skip(root.group as usize).step_by(groups);
+                if rows.len() == features * PATHS {
+                    let rows = std::array::from_fn(|at| &rows[at * features..(at + 1) * features]);
+                    for (margin, leaf) in margins.zip(self.leaves([root.node; PATHS], rows)) {
+                        *margin += leaf;
+                    }
+                } else {
+                    for row in rows.chunks_exact(features) {
+                        if let Some(margin) = margins.next() {
+                            *margin += self.leaf(root.node, row);
+                        }
                     }
                 }
+            }
+        }
+    }
+
+    /// Goes down a few paths in lockstep, until all have ended.
+    fn leaves(&self, mut at: [u32; PATHS], rows: [&[T]; PATHS]) -> [T; PATHS] {
+        loop {
+            let mut moved = 0;
+            let mut leaves = [T::default(); PATHS];
+            for ((at, row), leaf) in at.iter_mut().zip(rows).zip(&mut leaves) {
+                let node = self.nodes[*at as usize];
+                // A leaf has no feature, and a row may have none.
+                let x = row.get((node.split & FEATURE) as usize).copied().unwrap_or_default();
+                let next = node.left + u32::from(!self.goes_left(&node, x));
+                *at = if node.left == 0 { *at } else { next };
+                *leaf = node.value;
+                moved |= node.left;
+            }
+            if moved == 0 {
+                return leaves;
             }
         }
     }
@@ -316,18 +466,37 @@ impl<T: Number> Forest<T> {
         let mut node = self.nodes[root as usize];
         while node.left != 0 {
             let x = row[(node.split & FEATURE) as usize];
-            let left = if x.is_nan() {
-                node.split & MISSING_LEFT != 0
-            } else if node.split & (CATEGORICAL | EQUAL) == 0 {
-                x < node.value
-            } else if node.split & EQUAL == 0 {
-                !self.contains(node.value.index(), x)
-            } else {
-                x != node.value
-            };
-            node = self.nodes[node.left as usize + usize::from(!left)];
+            node = self.nodes[node.left as usize + usize::from(!self.goes_left(&node, x))];
         }
         node.value
+    }
+
+    fn goes_left(&self, node: &Node<T>, x: T) -> bool {
+        let missing_left = node.split & MISSING_LEFT != 0;
+        if node.split & (CATEGORICAL | EQUAL) == 0 {
+            // No branch: which way it goes is what nobody can foresee.
+            return (x < node.value) | (x.is_nan() & missing_left);
+        }
+        if x.is_nan() {
+            missing_left
+        } else if node.split & EQUAL == 0 {
+            !self.contains(node.value.index(), x)
+        } else {
+            x != node.value
+        }
+    }
+
+    /// Calls back with each category of a set.
+    fn categories(&self, set: u32, mut each: impl FnMut(u32)) {
+        let Some(Set { from, end, listed }) = self.sets.get(set as usize).copied() else { return };
+        let words = self.words.get(from as usize..end as usize).unwrap_or_default();
+        for (at, word) in (0..).zip(words) {
+            if listed {
+                each(*word);
+            } else {
+                (0..32).filter(|bit| word >> bit & 1 == 1).for_each(|bit| each(at * 32 + bit));
+            }
+        }
     }
 
     fn contains(&self, set: u32, x: T) -> bool {
@@ -346,6 +515,7 @@ impl<T: Number> Forest<T> {
             + self.roots.capacity() * size_of::<Root>()
             + self.words.capacity() * size_of::<u32>()
             + self.sets.capacity() * size_of::<Set>()
+            + self.lanes.as_ref().map_or(0, Lanes::memory_bytes)
     }
 }
 
@@ -456,5 +626,111 @@ mod tests {
         assert!(Forest::<f32>::new(3, 1, &[tree(chain(2000))]).is_ok());
         let other = Tree { group: 2, ..tree(vec![leaf()]) };
         assert!(Forest::<f32>::new(3, 2, &[other]).is_err());
+    }
+
+    mod both_forms {
+        use proptest::prelude::*;
+
+        use super::*;
+
+        /// Numbers that are thresholds, categories and values at the same time, so that ties are common.
+        fn number() -> impl Strategy<Value = f64> {
+            prop_oneof![
+                8 => (-6..40_i32).prop_map(|n| f64::from(n) / 2.0),
+                4 => (0..1200_i32).prop_map(|n| f64::from(n) / 64.0),
+                1 => Just(f64::INFINITY),
+                1 => Just(f64::NEG_INFINITY),
+                1 => Just(-0.0),
+                1 => Just(1e30),
+            ]
+        }
+
+        /// A tree of so many splits: each takes the place of a leaf, the last one where `lean` is true.
+        fn shaped(features: usize, groups: usize, splits: usize, kinds: bool) -> impl Strategy<Value = Tree> {
+            let split =
+                (0..features, number(), 0..if kinds { 4_u8 } else { 1 }, any::<bool>(), any::<u16>(), -9.0..9.0_f64);
+            let splits = proptest::collection::vec(split, 0..=splits);
+            (0..groups, splits, any::<bool>()).prop_map(|(group, splits, lean): (_, Vec<(_, _, _, _, _, f64)>, _)| {
+                let mut nodes = vec![Split::Leaf(0.75)];
+                let mut leaves = vec![0];
+                for (feature, number, kind, missing_left, at, leaf) in splits {
+                    let at = if lean { leaves.len() - 1 } else { usize::from(at) % leaves.len() };
+                    let children = Children { left: nodes.len(), right: nodes.len() + 1, missing_left };
+                    let place = leaves.swap_remove(at);
+                    leaves.extend([children.left, children.right]);
+                    nodes.extend([Split::Leaf(f64::from(leaf as f32)), Split::Leaf(f64::from(-leaf as f32 / 3.0))]);
+                    nodes[place] = match kind {
+                        2 => Split::Equal { feature, value: number, children },
+                        3 => {
+                            let first = number.clamp(0.0, 1e6) as u32;
+                            let categories = (0..u32::from(leaf.abs() as u16)).map(|n| first + n * n).collect();
+                            Split::Among { feature, categories, children }
+                        }
+                        _ => Split::Below { feature, threshold: f64::from(number as f32), children },
+                    };
+                    if kind == 2 {
+                        let Split::Equal { value, .. } = &mut nodes[place] else { continue };
+                        *value = f64::from(*value as f32);
+                    }
+                }
+                Tree { group, nodes, unreachable: 0 }
+            })
+        }
+
+        #[derive(Debug)]
+        struct Case {
+            features: usize,
+            groups: usize,
+            trees: Vec<Tree>,
+            rows: Vec<f64>,
+        }
+
+        fn case() -> impl Strategy<Value = Case> {
+            let sizes = (1..90_usize, 1..4_usize, prop_oneof![Just(7_usize), Just(63), Just(70)], any::<bool>());
+            sizes.prop_flat_map(|(features, groups, splits, kinds)| {
+                let trees = proptest::collection::vec(shaped(features, groups, splits, kinds), 1..24);
+                let x = prop_oneof![6 => number(), 1 => Just(f64::NAN), 1 => -2.0..20.0];
+                let rows = prop_oneof![Just(1_usize), 2..200_usize, Just(513)];
+                let rows = rows.prop_flat_map(move |rows| proptest::collection::vec(x.clone(), 40 * rows));
+                (trees, rows).prop_map(move |(trees, some)| {
+                    // The same numbers again and again, in another column each time.
+                    let rows = some.len() / 40 * features;
+                    let rows = some.iter().cycle().skip(features % 7).take(rows).copied().collect();
+                    Case { features, groups, trees, rows }
+                })
+            })
+        }
+
+        fn check<T: Number>(case: &Case, rows: &[T], first: T) -> Result<(), TestCaseError> {
+            let Case { features, groups, trees, .. } = case;
+            let plain = Forest::with(*features, *groups, trees, Forms::Plain).expect("trees");
+            let lanes = Forest::with(*features, *groups, trees, Forms::Lanes).expect("trees");
+            let mut expected = vec![first; rows.len() / features * groups];
+            for (row, margins) in rows.chunks(*features).zip(expected.chunks_mut(*groups)) {
+                for root in &plain.roots {
+                    margins[root.group as usize] += plain.leaf(root.node, row);
+                }
+            }
+            for forest in [&plain, &lanes] {
+                let mut margins = vec![first; expected.len()];
+                forest.add_margins(rows, &mut margins);
+                prop_assert_eq!(&margins, &expected);
+            }
+            let mut margins = vec![first; *groups];
+            lanes.add_margins(&rows[..*features], &mut margins);
+            prop_assert_eq!(&margins, &expected[..*groups]);
+            Ok(())
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+            #[test]
+            fn give_the_same_bits(case in case()) {
+                let narrow: Vec<f32> = case.rows.iter().map(|x| *x as f32).collect();
+                check(&case, &narrow, 0.1_f32)?;
+                check(&case, &case.rows, 0.1_f64)?;
+            }
+        }
     }
 }
