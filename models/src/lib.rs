@@ -27,13 +27,13 @@ pub mod samples;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+#[cfg(feature = "onnxruntime")]
+pub use self::ort::OrtLoader;
 pub use catboost::CatboostLoader;
 pub use golden::{Case, Golden, GoldenError};
 pub use lightgbm::LightgbmLoader;
 pub use linear::LinearLoader;
 pub use neural::NeuralLoader;
-#[cfg(feature = "onnxruntime")]
-pub use self::ort::OrtLoader;
 pub use onnx::OnnxLoader;
 pub use signature::{Dim, Signature, TensorSpec};
 pub use tensor::{Data, DataType, ShapeError, Tensor};

@@ -1,4 +1,5 @@
-//! The classical part of ONNX, lowered to native steps: the format `onnx`.
+//! The classical part of ONNX, lowered to native steps: the format `onnx`. What is not lowered goes to
+//! [`neural`](crate::neural), and to ONNX Runtime where it is built in.
 //!
 //! ```text
 //!   bytes ──proto──► nodes by name ──plan──► steps over numbered slots ──run──► tensors
@@ -54,28 +55,57 @@ impl Loader for OnnxLoader {
     }
 
     /// A node of a tree takes some 40 bytes in the file, 100 as it is read, 80 as it is checked and 12 as it is kept.
+    /// rten and its thread take some room besides.
     fn memory_estimate(&self, artifact_bytes: u64) -> u64 {
-        artifact_bytes.saturating_mul(8)
+        artifact_bytes.saturating_mul(8).saturating_add(16 << 20)
     }
 
     fn load(&self, bytes: &[u8]) -> Result<Box<dyn Model>, LoadError> {
-        let model = proto::Model::parse(bytes).map_err(refusal)?;
-        let lacking = lacking_operators(bytes)?;
-        if !lacking.is_empty() {
-            let operators = lacking.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(refusal(Fault::Unsupported(format!("the operators {operators}"))));
+        match native(bytes) {
+            Err(LoadError::Unsupported { feature, .. }) => elsewhere(bytes, &feature),
+            done => done,
         }
-        for (domain, version) in &model.opsets {
-            let name = if domain.is_empty() { "ai.onnx" } else { domain };
-            let served = OPSETS.iter().find(|(served, _)| *served == name);
-            if served.is_some_and(|(_, versions)| !versions.contains(version)) {
-                return Err(refusal(Fault::Unsupported(format!("version {version} of {name}"))));
-            }
-        }
-        let planned = plan::plan(&model).map_err(refusal)?;
-        let signature = Signature { inputs: planned.inputs, outputs: planned.outputs };
-        Ok(Box::new(Onnx { signature, plan: planned.plan }))
     }
+}
+
+/// Lowered to steps of this crate.
+fn native(bytes: &[u8]) -> Result<Box<dyn Model>, LoadError> {
+    let model = proto::Model::parse(bytes).map_err(refusal)?;
+    let lacking = lacking_operators(bytes)?;
+    if !lacking.is_empty() {
+        let operators = lacking.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(refusal(Fault::Unsupported(format!("the operators {operators}"))));
+    }
+    for (domain, version) in &model.opsets {
+        let name = if domain.is_empty() { "ai.onnx" } else { domain };
+        let served = OPSETS.iter().find(|(served, _)| *served == name);
+        if served.is_some_and(|(_, versions)| !versions.contains(version)) {
+            return Err(refusal(Fault::Unsupported(format!("version {version} of {name}"))));
+        }
+    }
+    let planned = plan::plan(&model).map_err(refusal)?;
+    let signature = Signature { inputs: planned.inputs, outputs: planned.outputs };
+    Ok(Box::new(Onnx { signature, plan: planned.plan }))
+}
+
+/// What is not lowered is run by rten, which knows neural nets, and last by ONNX Runtime, where that is built in.
+fn elsewhere(bytes: &[u8], lacking: &str) -> Result<Box<dyn Model>, LoadError> {
+    let why = |error| match error {
+        LoadError::Unsupported { feature: why, .. } | LoadError::Malformed { detail: why, .. } => why,
+    };
+    let net = match crate::neural::load(bytes) {
+        Ok(model) => return Ok(model),
+        Err(error) => why(error),
+    };
+    #[cfg(feature = "onnxruntime")]
+    let runtime = match crate::ort::load(bytes) {
+        Ok(model) => return Ok(model),
+        Err(error) => format!("ONNX Runtime: {}", why(error)),
+    };
+    #[cfg(not(feature = "onnxruntime"))]
+    let runtime = "ONNX Runtime is not built in: cargo build --features onnxruntime";
+    let feature = format!("{lacking} (as a neural net: {net}; {runtime})");
+    Err(LoadError::Unsupported { format: FORMAT, feature })
 }
 
 /// The operators of a file that this format does not serve, each with its domain and a node that has it; the error is
