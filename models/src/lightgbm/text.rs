@@ -326,8 +326,13 @@ impl<'a> TreeFields<'a> {
         let decision_type = self.fields.get("decision_type");
         let decisions = decision_type.map_or_else(|| Ok(vec![0_u8; splits]), |field| field.numbers(splits))?;
         let mut sets = self.sets()?;
+        // A split between NaN and all numbers has an infinite one.
+        let thresholds: Vec<f64> = threshold.numbers(splits)?;
+        if let Some(at) = thresholds.iter().position(|threshold| threshold.is_nan()) {
+            return Err(threshold.malformed(format!("entry {at} is NaN")));
+        }
 
-        let arrays = split_feature.numbers::<usize>(splits)?.into_iter().zip(threshold.floats(splits)?).zip(decisions);
+        let arrays = split_feature.numbers::<usize>(splits)?.into_iter().zip(thresholds).zip(decisions);
         let children = left_child.numbers::<i64>(splits)?.into_iter().zip(right_child.numbers::<i64>(splits)?);
         for (at, (((feature, threshold_at), decision), (left, right))) in arrays.zip(children).enumerate() {
             let child = |field: Field<'_>, child: i64| {
@@ -370,7 +375,12 @@ impl<'a> TreeFields<'a> {
                 // Where nothing is missing, NaN is 0.
                 let missing_left = if missing == 0 { 0.0 <= threshold_at } else { decision & DEFAULT_LEFT != 0 };
                 let children = Children { left, right, missing_left };
-                nodes.push(Split::Below { feature, threshold: below(threshold_at), children });
+                nodes.push(if threshold_at == f64::INFINITY {
+                    // Every number goes left, the infinite one too: none is in the empty set.
+                    Split::Among { feature, categories: Vec::new(), children }
+                } else {
+                    Split::Below { feature, threshold: below(threshold_at), children }
+                });
             }
             if let Some(contradiction) = kind.contradicts() {
                 return Err(unsupported(format!(
