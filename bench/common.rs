@@ -24,11 +24,13 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::beside::Dear;
 use crate::misbehaving::Misbehaving;
 
 pub fn loaders() -> Loaders {
     let mut loaders = Loaders::bundled();
     loaders.register(Misbehaving);
+    loaders.register(Dear);
     loaders
 }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::aws::{Aws, Retries};
 use crate::config::Config;
-use crate::http::{self, Http};
+use crate::http::{self, Front, Http};
 use crate::id::{Rank, StateKey};
 use crate::manager::{self, Manager};
 use crate::manifest;
@@ -275,7 +275,7 @@ impl App {
             tokio::spawn(http::listener::serve(admin, router, drain, shutdown.clone()))
         });
 
-        let served = http::listener::serve(listener, http::router(http), drain, shutdown).await;
+        let served = http::listener::serve(listener, Front::new(http), drain, shutdown).await;
         if let Some(admin) = admin {
             match admin.await {
                 Ok(Ok(())) => {}

@@ -10,6 +10,7 @@ mod body;
 mod catalog;
 mod events;
 mod health;
+mod front;
 pub mod listener;
 mod min_version;
 mod observe;
@@ -38,6 +39,7 @@ use observe::Observe;
 use problem::Problem;
 
 pub use admin::Admin;
+pub use front::Front;
 
 /// What the interface shows and uses.
 pub struct Http {

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use hotserve_models::Model;
+use hotserve_models::{DataType, Dim, Model, Signature};
 use http::HeaderValue;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
@@ -134,6 +134,8 @@ pub struct ServedModel {
     pub headers: ModelHeaders,
     /// What follows the predictions in an answer: `,"model":{…}}`.
     pub answer_tail: Bytes,
+    /// Whether the signature [is plain](is_plain).
+    pub plain: bool,
 }
 
 /// A model's headers, ready to be sent.
@@ -180,8 +182,24 @@ impl ServedModel {
             version: header(&rank.to_string()),
             digest: header(&format!("sha256:{digest}")),
         };
-        Self { facts, model, row_cost, applied_at: SystemTime::now(), headers, answer_tail }
+        let plain = is_plain(model.signature());
+        Self { facts, model, row_cost, applied_at: SystemTime::now(), headers, answer_tail, plain }
     }
+}
+
+/// Whether a model takes rows of floats and nothing else, by names, if any, that differ and stand in JSON as they are.
+pub fn is_plain(signature: &Signature) -> bool {
+    let [spec] = signature.inputs.as_slice() else { return false };
+    let names = &spec.features;
+    let fits = match spec.shape.as_slice() {
+        [_, Dim::Fixed(width)] => names.is_empty() || names.len() == *width,
+        [_, Dim::Any] => true,
+        _ => false,
+    };
+    let unescaped = |name: &String| name.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
+    let mut seen = HashSet::new();
+    fits && matches!(spec.datatype, DataType::Fp32 | DataType::Fp64)
+        && names.iter().all(|name| unescaped(name) && seen.insert(name))
 }
 
 fn header(text: &str) -> HeaderValue {

@@ -13,6 +13,7 @@
 mod element;
 mod input;
 mod names;
+pub(super) mod plain;
 
 use std::fmt;
 

@@ -2,15 +2,16 @@
 //!
 //! `axum::serve` has no time limits and no deadline for its drain, hence this one.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
+use axum::response::Response;
 use http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -19,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
+use tower::{Service, ServiceExt as _};
 
 /// The longest time from a connection to the head of its first request: a client that dawdles holds a socket.
 const FIRST_HEAD: Duration = Duration::from_secs(30);
@@ -34,12 +35,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Answers requests until the shutdown, then lets those under way end, for as long as `drain` at most.
 ///
 /// Connections that are idle at the shutdown are closed at once, the others after their answer.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    drain: Duration,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
+pub async fn serve<S>(listener: TcpListener, service: S, drain: Duration, shutdown: CancellationToken) -> io::Result<()>
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -48,7 +48,8 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    connections.spawn(connection(stream, peer, router.clone(), shutdown.clone()));
+                    // A token of its own: each look at one takes its lock, and all connections would share it.
+                    connections.spawn(connection(stream, peer, service.clone(), shutdown.child_token()));
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -81,14 +82,18 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdown: CancellationToken) {
+async fn connection<S>(stream: TcpStream, peer: SocketAddr, service: S, shutdown: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
     // Without it small answers wait for the client's acknowledgement. A socket that refuses works all the same.
     let _ = stream.set_nodelay(true);
     let begun = Arc::new(Notify::new());
     let noted = Arc::clone(&begun);
-    let service = router.map_request(move |request: Request<_>| {
+    let service = service.map_request(move |request| {
         noted.notify_one();
-        request.map(Body::new)
+        request
     });
 
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -124,6 +129,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdow
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::mpsc;

@@ -10,7 +10,7 @@ use std::time::Instant;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use metrics::{Counter, Gauge, Histogram};
 use tower::{Layer, Service};
 
@@ -76,32 +76,50 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let start = Instant::now();
-        let flight = Flight::new(Arc::clone(&self.route));
-        let id = request_id(&request);
-        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-        Box::pin(async move {
-            let route = &flight.0;
-            let mut response = match answer.await {
-                Ok(Ok(response)) => response,
-                // The panic hook has told where; a request costs itself, and nothing else.
-                Err(_) => {
-                    tracing::error!(route = route.name, request_id = text(&id), "a request's handler panicked");
-                    Problem::internal().into_response()
-                }
-            };
-            if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-                problem.render(text(&id), &mut response);
-            }
-            response.headers_mut().insert(REQUEST_ID, id);
-            route.counter(response.status()).increment(1);
-            route.duration.record(start.elapsed());
-            Ok(response)
-        })
+        let (start, id) = (Instant::now(), request_id(request.headers()));
+        let answer = self.inner.call(request);
+        let route = Arc::clone(&self.route);
+        Box::pin(async move { Ok(route.observe(start, id, answer).await) })
+    }
+}
+
+impl Observe {
+    /// Observes an answer that is made without the router.
+    pub(super) async fn answer<A: IntoResponse>(
+        &self,
+        start: Instant,
+        id: HeaderValue,
+        answer: impl Future<Output = A>,
+    ) -> Response {
+        self.0.observe(start, id, async move { Ok(answer.await.into_response()) }).await
     }
 }
 
 impl Route {
+    async fn observe(
+        &self,
+        start: Instant,
+        id: HeaderValue,
+        answer: impl Future<Output = Result<Response, Infallible>>,
+    ) -> Response {
+        let _flight = Flight::new(&self.in_flight);
+        let mut response = match AssertUnwindSafe(answer).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            // The panic hook has told where; a request costs itself, and nothing else.
+            Err(_) => {
+                tracing::error!(route = self.name, request_id = text(&id), "a request's handler panicked");
+                Problem::internal().into_response()
+            }
+        };
+        if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+            problem.render(text(&id), &mut response);
+        }
+        response.headers_mut().insert(REQUEST_ID, id);
+        self.counter(response.status()).increment(1);
+        self.duration.record(start.elapsed());
+        response
+    }
+
     fn counter(&self, status: StatusCode) -> &Counter {
         let found = self.requests.iter().find(|(code, _)| *code == status.as_u16());
         found.map_or(&self.other, |(_, counter)| counter)
@@ -109,24 +127,24 @@ impl Route {
 }
 
 /// Counts a request as in flight until it is answered or its client has gone.
-struct Flight(Arc<Route>);
+struct Flight<'r>(&'r Gauge);
 
-impl Flight {
-    fn new(route: Arc<Route>) -> Self {
-        route.in_flight.increment(1.0);
-        Self(route)
+impl<'r> Flight<'r> {
+    fn new(in_flight: &'r Gauge) -> Self {
+        in_flight.increment(1.0);
+        Self(in_flight)
     }
 }
 
-impl Drop for Flight {
+impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        self.0.in_flight.decrement(1.0);
+        self.0.decrement(1.0);
     }
 }
 
 /// The client's id where it is fit for headers and logs, else a new one.
-fn request_id(request: &Request) -> HeaderValue {
-    let given = request.headers().get(REQUEST_ID);
+pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(REQUEST_ID);
     let fit = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
     given.filter(fit).cloned().unwrap_or_else(|| {
         let mut id = [0; 16];

@@ -1,6 +1,6 @@
 //! `POST /predict`: body → tensors → [`Model::infer`](hotserve_models::Model::infer) → bytes.
 
-use std::io::Write as _;
+use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use hotserve_models::InferError;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio::time::timeout_at;
 
-use super::body::{Error, Inputs, list, parse};
+use super::body::{Error, Inputs, list, parse, plain};
 use super::min_version::MinVersion;
 use super::problem::Problem;
 use super::{Http, answer, state};
@@ -37,7 +37,8 @@ const INLINE_BODY: usize = 32 << 10;
 
 /// Predicts with the model that is meant where none is named.
 pub(super) async fn by_default(State(http): State<Arc<Http>>, request: Request) -> Result<Response, Problem> {
-    counted(&http, predict(&http, None, request).await)
+    let (head, body) = request.into_parts();
+    answer(&http, None, &head.headers, body).await
 }
 
 /// Predicts with the named model.
@@ -46,18 +47,29 @@ pub(super) async fn by_name(
     name: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let answer = match name {
-        Ok(Path(name)) => predict(&http, Some(&name), request).await,
-        Err(rejection) => {
-            let detail = format!("the model's name is no text: {}", rejection.body_text());
-            Err(Problem::new(StatusCode::BAD_REQUEST, "bad_path", detail))
-        }
-    };
-    counted(&http, answer)
+    let Path(name) = name.or_else(|rejection| {
+        let detail = format!("the model's name is no text: {}", rejection.body_text());
+        counted(&http, Err(Problem::new(StatusCode::BAD_REQUEST, "bad_path", detail)))
+    })?;
+    let (head, body) = request.into_parts();
+    answer(&http, Some(&name), &head.headers, body).await
+}
+
+/// Predicts with the named model, or the one that is meant where none is.
+pub(super) async fn answer<B>(
+    http: &Http,
+    name: Option<&str>,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Response, Problem>
+where
+    B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+{
+    counted(http, predict(http, name, headers, body).await)
 }
 
 /// Counts a prediction not given, by its cause.
-fn counted(http: &Http, answer: Result<Response, Problem>) -> Result<Response, Problem> {
+fn counted<T>(http: &Http, answer: Result<T, Problem>) -> Result<T, Problem> {
     answer.inspect_err(|problem| {
         let cause = match problem.code {
             "model_not_found" | "model_required" | "model_reloading" | "not_ready" | "version_not_served" => "no_model",
@@ -69,12 +81,15 @@ fn counted(http: &Http, answer: Result<Response, Problem>) -> Result<Response, P
     })
 }
 
-async fn predict(http: &Http, name: Option<&str>, request: Request) -> Result<Response, Problem> {
+async fn predict<B>(http: &Http, name: Option<&str>, headers: &HeaderMap, body: B) -> Result<Response, Problem>
+where
+    B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+{
     let deadline = tokio::time::Instant::now() + http.config.request_timeout;
     let late =
         |code, detail: &str| Problem::unavailable(code, format!("{detail} within {:?}", http.config.request_timeout));
-    let wanted = MinVersion::of(request.headers(), http)?;
-    let body = timeout_at(deadline, read(request.into_body(), http.config.body_limit)).await.map_err(|_| {
+    let wanted = MinVersion::of(headers, http)?;
+    let body = timeout_at(deadline, read(body, http.config.body_limit)).await.map_err(|_| {
         let detail = format!("the body did not arrive within {:?}", http.config.request_timeout);
         Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
     })??;
@@ -122,8 +137,8 @@ async fn predict(http: &Http, name: Option<&str>, request: Request) -> Result<Re
         }
     };
 
-    let mut response = Response::new(Body::from(answer.body));
-    let headers = response.headers_mut();
+    // Room for all of them, so that it is taken once.
+    let mut headers = HeaderMap::with_capacity(12);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(MODEL_NAME, model.headers.name.clone());
@@ -132,14 +147,17 @@ async fn predict(http: &Http, name: Option<&str>, request: Request) -> Result<Re
     if let Some(version) = state_version {
         headers.insert(state::VERSION, version);
     }
-    if let Some(timing) = server_timing(answer.parse, answer.infer) {
-        headers.insert(SERVER_TIMING, timing);
-    }
+    headers.insert(SERVER_TIMING, server_timing(answer.parse, answer.infer));
+    let mut response = Response::new(Body::from(answer.body));
+    *response.headers_mut() = headers;
     Ok(response)
 }
 
 /// The whole body, if it keeps the limit.
-pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
+pub(super) async fn read<B>(mut body: B, limit: usize) -> Result<Bytes, Problem>
+where
+    B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+{
     let too_large = || {
         let detail = format!("the body is over the limit of {limit} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
@@ -226,7 +244,13 @@ struct Answer {
 impl Job {
     fn parse(&self, body: &[u8]) -> Result<(Inputs, Duration), Problem> {
         let start = Instant::now();
-        let inputs = parse(body, self.model.model.signature()).map_err(|error| match error {
+        let signature = self.model.model.signature();
+        if self.model.plain
+            && let Some(inputs) = plain::parse(body, signature)
+        {
+            return Ok((inputs, start.elapsed()));
+        }
+        let inputs = parse(body, signature).map_err(|error| match error {
             Error::Syntax(detail) => {
                 Problem::new(StatusCode::BAD_REQUEST, "bad_json", format!("the body is no JSON: {detail}"))
             }
@@ -275,9 +299,41 @@ fn failed(model: &ServedModel, error: &str) -> Problem {
 }
 
 /// `parse;dur=0.021, infer;dur=0.113`, in milliseconds.
-fn server_timing(parse: Duration, infer: Duration) -> Option<HeaderValue> {
+fn server_timing(parse: Duration, infer: Duration) -> HeaderValue {
     let mut text = Vec::with_capacity(40);
-    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    write!(text, "parse;dur={:.3}, infer;dur={:.3}", ms(parse), ms(infer)).ok()?;
-    HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
+    text.extend_from_slice(b"parse;dur=");
+    milliseconds(&mut text, parse);
+    text.extend_from_slice(b", infer;dur=");
+    milliseconds(&mut text, infer);
+    HeaderValue::from_maybe_shared(Bytes::from(text)).expect("letters and digits are visible ASCII")
+}
+
+/// With three decimals. By hand: the standard library's exact floats cost as much as a small model.
+fn milliseconds(text: &mut Vec<u8>, duration: Duration) {
+    let micros = (duration.as_nanos() + 500) / 1000;
+    if micros >= 1000 {
+        text.extend_from_slice((micros / 1000).to_string().as_bytes());
+    } else {
+        text.push(b'0');
+    }
+    text.push(b'.');
+    text.extend([100, 10, 1].map(|place| b'0' + u8::try_from(micros / place % 10).unwrap_or(0)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timing_is_in_milliseconds_with_three_decimals() {
+        for (nanos, text) in
+            [(0, "0.000"), (499, "0.000"), (21_400, "0.021"), (999_500, "1.000"), (12_345_678, "12.346")]
+        {
+            let mut written = Vec::new();
+            milliseconds(&mut written, Duration::from_nanos(nanos));
+            assert_eq!(String::from_utf8(written).expect("ASCII"), text);
+        }
+        let timing = server_timing(Duration::from_micros(21), Duration::from_micros(113));
+        assert_eq!(timing, "parse;dur=0.021, infer;dur=0.113");
+    }
 }

@@ -35,7 +35,7 @@ pub(super) async fn get_by_key(
     get(&http, &key, request.headers()).await
 }
 
-async fn get(http: &Http, key: &str, headers: &HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn get(http: &Http, key: &str, headers: &HeaderMap) -> Result<Response, Problem> {
     let snapshot = match MinVersion::of(headers, http)? {
         None => http.serving.snapshot(),
         Some(wanted) => {
@@ -51,17 +51,19 @@ fn answer(snapshot: &Snapshot, key: &str, headers: &HeaderMap) -> Result<Respons
     let Some(state) = snapshot.state(key) else {
         return Err(unknown(snapshot, key));
     };
+    // Room for all of them, so that it is taken once.
+    let mut answered = HeaderMap::with_capacity(6);
     let mut response = if is_current(headers, &state.etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        let mut response = Response::new(state.body.clone().into());
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response
+        answered.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Response::new(state.body.clone().into())
     };
-    let headers = response.headers_mut();
+    let headers = &mut answered;
     headers.insert(header::ETAG, state.etag.clone());
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(VERSION, state.version.clone());
+    *response.headers_mut() = answered;
     Ok(response)
 }
 

@@ -110,7 +110,7 @@ fn model(name: &str, version: u64, does: Does, row_cost: Duration) -> ServedMode
 /// A server without a socket.
 struct Server {
     http: Arc<Http>,
-    router: Router,
+    router: Front,
     swapper: Swapper,
 }
 
@@ -172,7 +172,7 @@ impl Server {
         configure(&mut config);
         let compute = ComputePool::new(1, 1, metrics.predict_queue_depth.clone()).expect("threads");
         let http = Arc::new(Http::new(serving, Arc::default(), metrics, compute, config, Handle::detached()));
-        Self { router: router(Arc::clone(&http)), http, swapper }
+        Self { router: Front::new(Arc::clone(&http)), http, swapper }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
@@ -200,7 +200,10 @@ impl Server {
     }
 }
 
-async fn send(router: &Router, request: Request<Body>) -> Answer {
+async fn send<S>(router: &S, request: Request<Body>) -> Answer
+where
+    S: tower::Service<Request<Body>, Response = Response, Error = std::convert::Infallible> + Clone,
+{
     let response = router.clone().oneshot(request).await.expect("infallible");
     let (head, body) = response.into_parts();
     let body = body.collect().await.expect("a whole body").to_bytes().to_vec();
@@ -387,8 +390,8 @@ async fn a_panic_anywhere_else_is_a_problem_too() {
     }
     let metrics = Metrics::new();
     let router: Router = Router::new().route("/", get(handler).layer(Observe::route("/", &metrics)));
-    let server = Server { router, ..iris() };
-    server.get("/").await.problem(500, "internal");
+    let get = async |path: &str| send(&router, Request::get(path).body(Body::empty()).expect("a request")).await;
+    get("/").await.problem(500, "internal");
 }
 
 #[tokio::test]

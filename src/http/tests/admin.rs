@@ -17,7 +17,11 @@ fn on(listen: Option<SocketAddr>) -> Server {
     })
 }
 
-async fn post(router: &Router, authorization: Option<&str>, body: &str) -> Answer {
+async fn post(
+    router: &(impl tower::Service<Request<Body>, Response = Response, Error = std::convert::Infallible> + Clone),
+    authorization: Option<&str>,
+    body: &str,
+) -> Answer {
     let mut request = Request::post("/admin/control");
     if let Some(authorization) = authorization {
         request = request.header("authorization", authorization);

@@ -1,0 +1,215 @@
+//! What a request costs above a bare axum handler that answers the same bytes, measured by turns in one run.
+//!
+//! `cargo bench --bench gates -- http`. It needs `wrk` (Debian: `apt-get install wrk`). The servers are processes of
+//! their own; of a loaded machine the processor time of a request says more than the requests of a second.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use axum::routing::{get, post};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::json;
+
+use crate::common::Server;
+
+const ROUNDS: usize = 5;
+/// What wrk is told for each round.
+const ROUND: &str = "1s";
+const CHILD: &str = "http-server";
+const CASES: &[(&str, &str, Option<&str>)] = &[
+    ("GET /state", "/state", None),
+    ("linear, one row", "/predict/iris", Some(r#"{"instances":[[5.1,3.5,1.4,0.2]]}"#)),
+    ("forest, one row", "/predict/fraud", Some(r#"{"instances":[[912.5,3,840.0,2.5,0.71,40,1]]}"#)),
+];
+
+pub async fn run() {
+    if Command::new("wrk").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        println!("wrk is not on the PATH: apt-get install wrk");
+        return;
+    }
+    let hotserve = Process::start(&[CHILD, "hotserve"]);
+    let mut answers = Vec::new();
+    for (_, path, body) in CASES {
+        answers.push(json!({"path": path, "answer": answer(hotserve.addr, path, *body).await}));
+    }
+    let bare = Process::start(&[CHILD, "bare", &serde_json::to_string(&answers).unwrap()]);
+    let folder = tempfile::tempdir().unwrap();
+    println!("{ROUNDS} rounds of {ROUND} by turns; the ratio of hotserve to the bare handler: median, least to most");
+    println!(
+        "{:<18}{:>5}{:>10}{:>10}{:>22}{:>22}{:>22}",
+        "", "conn", "bare/s", "ours/s", "rate", "p99", "CPU a request"
+    );
+    for (name, path, body) in CASES {
+        let script = folder.path().join("request.lua");
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let text =
+            format!("wrk.method = '{method}'\nwrk.body = {}\n", body.map_or("nil".to_owned(), |b| format!("'{b}'")));
+        std::fs::write(&script, text).unwrap();
+        for connections in [1, 16, 64] {
+            let mut pairs = Vec::new();
+            for _ in 0..ROUNDS {
+                let [bare, ours] = [&bare, &hotserve].map(|server| server.round(path, &script, connections));
+                pairs.push((bare, ours));
+            }
+            let ratio = |of: fn(&Round) -> f64| {
+                let mut all: Vec<f64> = pairs.iter().map(|(bare, ours)| of(ours) / of(bare)).collect();
+                all.sort_by(f64::total_cmp);
+                format!("{:.2} ({:.2} to {:.2})", all[all.len() / 2], all[0], all[all.len() - 1])
+            };
+            let best = |of: fn(&(Round, Round)) -> f64| pairs.iter().map(of).fold(0.0, f64::max);
+            println!(
+                "{name:<18}{connections:>5}{:>10.0}{:>10.0}{:>22}{:>22}{:>22}",
+                best(|(bare, _)| bare.rate),
+                best(|(_, ours)| ours.rate),
+                ratio(|round| round.rate),
+                ratio(|round| round.p99),
+                ratio(|round| round.cpu),
+            );
+        }
+    }
+}
+
+/// Headers and body of an answer, for the bare handler to give.
+async fn answer(addr: SocketAddr, path: &str, body: Option<&'static str>) -> serde_json::Value {
+    let request = Request::builder().method(if body.is_some() { "POST" } else { "GET" });
+    let request = request.uri(format!("http://{addr}{path}"));
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let answer = client.request(request.body(Full::new(Bytes::from(body.unwrap_or_default()))).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), 200, "{path}");
+    // These hyper writes itself.
+    let own = |name: &HeaderName| !["date", "content-length"].contains(&name.as_str());
+    let headers = answer.headers().iter().filter(|(name, _)| own(name));
+    let headers: Vec<_> = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    json!({"headers": headers, "body": String::from_utf8(body.to_vec()).unwrap()})
+}
+
+struct Round {
+    rate: f64,
+    p99: f64,
+    /// Nanoseconds of the server's processor time a request.
+    cpu: f64,
+}
+
+struct Process {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Process {
+    fn start(words: &[&str]) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        Self { child, addr: line.trim().parse().unwrap() }
+    }
+
+    fn round(&self, path: &str, script: &Path, connections: u32) -> Round {
+        let before = self.cpu();
+        let output = Command::new("wrk")
+            .args(["-t1", "--latency", "-d", ROUND, "-c", &connections.to_string(), "-s"])
+            .arg(script)
+            .arg(format!("http://{}{path}", self.addr))
+            .output()
+            .unwrap();
+        let cpu = self.cpu() - before;
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");
+        let field = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)).unwrap().trim();
+        let requests = text.lines().find_map(|line| line.split_once(" requests in")).unwrap().0.trim();
+        let p99 = field("99%");
+        let (number, unit) = p99.split_at(p99.find(char::is_alphabetic).unwrap());
+        let scale = match unit {
+            "us" => 1e-6,
+            "ms" => 1e-3,
+            _ => 1.0,
+        };
+        Round {
+            rate: field("Requests/sec:").parse().unwrap(),
+            p99: number.parse::<f64>().unwrap() * scale,
+            cpu: cpu / requests.parse::<f64>().unwrap(),
+        }
+    }
+
+    /// Nanoseconds that all its threads have had.
+    fn cpu(&self) -> f64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
+        let had = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok());
+        had.filter_map(|text| text.split(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It ends with its input.
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// A server's process: its address on a line, and its end when its input ends.
+pub fn server() -> Option<ExitCode> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_none_or(|word| word != CHILD) {
+        return None;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let input = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+        if let Some(answers) = words.get(2) {
+            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            println!("{}", listener.local_addr().unwrap());
+            let served =
+                axum::serve(axum::serve::ListenerExt::tap_io(listener, |io| drop(io.set_nodelay(true))), bare(answers));
+            tokio::spawn(async move { served.await });
+            input.await.unwrap().unwrap();
+        } else {
+            let server = Server::start(|_| {}).await;
+            for sample in hotserve_models::samples::all() {
+                server.publish(sample.name, 1, server.write(sample.format, sample.bytes)).await;
+                assert_eq!(server.outcome(sample.name, 1).await["outcome"], "applied");
+            }
+            println!("{}", server.addr);
+            input.await.unwrap().unwrap();
+            server.stop().await;
+        }
+    });
+    Some(ExitCode::SUCCESS)
+}
+
+/// Handlers that read the body and answer constants, with as many headers.
+fn bare(answers: &str) -> Router {
+    let answers: Vec<serde_json::Value> = serde_json::from_str(answers).unwrap();
+    let mut router = Router::new();
+    for entry in answers {
+        let headers: Vec<(String, String)> = serde_json::from_value(entry["answer"]["headers"].clone()).unwrap();
+        let header = |(name, value): &(String, String)| -> (HeaderName, HeaderValue) {
+            (name.parse().unwrap(), value.parse().unwrap())
+        };
+        let headers: HeaderMap = headers.iter().map(header).collect();
+        let body = Bytes::from(entry["answer"]["body"].as_str().unwrap().to_owned());
+        let answer = move || {
+            let mut response = Response::new(Body::from(body.clone()));
+            *response.headers_mut() = headers.clone();
+            std::future::ready(response)
+        };
+        let path = entry["path"].as_str().unwrap();
+        let methods = if path == "/state" { get(answer) } else { post(move |_: Bytes| answer()) };
+        router = router.route(path, methods);
+    }
+    router
+}

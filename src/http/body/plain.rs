@@ -1,0 +1,320 @@
+//! The short way for the most usual body: `{"instances":[ROW,…]}` for one input of floats, each row a list of numbers
+//! or an object with its names in the model's order.
+//!
+//! It answers what the general parser answers, or nothing: then that one reads the body from its beginning, and finds
+//! the error, or the form that is unusual.
+
+use hotserve_models::{Data, DataType, Signature, Tensor};
+
+use super::Inputs;
+use super::element::Element;
+
+/// Reads a body for a model whose signature is [plain](crate::serving::is_plain).
+pub(in crate::http) fn parse(body: &[u8], signature: &Signature) -> Option<Inputs> {
+    let [spec] = signature.inputs.as_slice() else { return None };
+    let (data, rows, width) = match spec.datatype {
+        DataType::Fp32 => rows(body, &spec.features).map(|(values, rows, width)| (Data::Fp32(values), rows, width))?,
+        DataType::Fp64 => rows(body, &spec.features).map(|(values, rows, width)| (Data::Fp64(values), rows, width))?,
+        _ => return None,
+    };
+    let tensors = vec![Tensor::new(vec![rows, width], data).ok()?];
+    // The width of the rows is judged here.
+    (signature.check_inputs(&tensors).ok()? == rows).then_some(Inputs { tensors, rows })
+}
+
+/// The values of all rows, how many rows, and how long each.
+fn rows<T: Element>(body: &[u8], names: &[String]) -> Option<(Vec<T>, usize, usize)> {
+    let mut text = Text(body);
+    text.token(b'{')?;
+    text.space();
+    text.literal(b"\"instances\"")?;
+    text.token(b':')?;
+    text.token(b'[')?;
+    text.space();
+    let named = text.peek() == Some(b'{');
+    // A number takes some 8 bytes of text, as the general parser guesses.
+    let mut values = Vec::with_capacity(body.len() / 8 + 1);
+    let (mut rows, mut width) = (0, 0);
+    loop {
+        let before = values.len();
+        if named {
+            text.object(names, &mut values)?;
+        } else {
+            text.list(&mut values)?;
+        }
+        let length = values.len() - before;
+        if rows == 0 {
+            width = length;
+        } else if length != width {
+            return None;
+        }
+        rows += 1;
+        if text.end(b']')? {
+            break;
+        }
+        text.space();
+    }
+    text.token(b'}')?;
+    text.space();
+    text.0.is_empty().then_some((values, rows, width))
+}
+
+/// What is left of the body.
+struct Text<'b>(&'b [u8]);
+
+impl Text<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.0.first().copied()
+    }
+
+    fn space(&mut self) {
+        while let Some((b' ' | b'\n' | b'\r' | b'\t', rest)) = self.0.split_first() {
+            self.0 = rest;
+        }
+    }
+
+    fn literal(&mut self, literal: &[u8]) -> Option<()> {
+        self.0 = self.0.strip_prefix(literal)?;
+        Some(())
+    }
+
+    /// One character of the structure, and the space before it.
+    fn token(&mut self, token: u8) -> Option<()> {
+        self.space();
+        self.literal(&[token])
+    }
+
+    /// Behind an element: whether the end comes, or a comma.
+    fn end(&mut self, end: u8) -> Option<bool> {
+        self.space();
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        (*first == end || *first == b',').then_some(*first == end)
+    }
+
+    fn list<T: Element>(&mut self, values: &mut Vec<T>) -> Option<()> {
+        self.literal(b"[")?;
+        loop {
+            self.space();
+            values.push(self.value()?);
+            if self.end(b']')? {
+                return Some(());
+            }
+        }
+    }
+
+    fn object<T: Element>(&mut self, names: &[String], values: &mut Vec<T>) -> Option<()> {
+        self.literal(b"{")?;
+        let (last, others) = names.split_last()?;
+        for name in others {
+            self.field(name, values)?;
+            self.token(b',')?;
+        }
+        self.field(last, values)?;
+        self.token(b'}')
+    }
+
+    fn field<T: Element>(&mut self, name: &str, values: &mut Vec<T>) -> Option<()> {
+        self.token(b'"')?;
+        self.literal(name.as_bytes())?;
+        self.literal(b"\"")?;
+        self.token(b':')?;
+        self.space();
+        values.push(self.value()?);
+        Some(())
+    }
+
+    fn value<T: Element>(&mut self) -> Option<T> {
+        if self.peek() == Some(b'n') {
+            self.literal(b"null")?;
+            return T::from_null();
+        }
+        self.number()
+    }
+
+    /// A number as JSON writes it, to the element that the general parser makes of it.
+    fn number<T: Element>(&mut self) -> Option<T> {
+        let whole = self.0;
+        let negative = self.literal(b"-").is_some();
+        let before = self.0.len();
+        let leads_with_zero = self.peek() == Some(b'0');
+        let mut mantissa = self.digits(0);
+        let integer = before - self.0.len();
+        if integer == 0 || (leads_with_zero && integer > 1) {
+            return None;
+        }
+        let mut fraction = 0;
+        if self.literal(b".").is_some() {
+            let before = self.0.len();
+            mantissa = self.digits(mantissa);
+            fraction = before - self.0.len();
+            if fraction == 0 {
+                return None;
+            }
+        } else if !matches!(self.peek(), Some(b'e' | b'E')) {
+            // Up to 18 digits fit both kinds of integer.
+            return match (integer, negative, i64::try_from(mantissa)) {
+                (..=18, false, _) => T::from_u64(mantissa),
+                (..=18, true, Ok(1..)) => T::from_i64(-i64::try_from(mantissa).ok()?),
+                (..=18, true, _) => T::from_f64(-0.0),
+                _ => None,
+            };
+        }
+        let mut exact = integer + fraction <= 19 && mantissa <= 1 << 53 && fraction < TENS.len();
+        if let Some((b'e' | b'E', rest)) = self.0.split_first() {
+            exact = false;
+            self.0 = rest;
+            if let Some((b'+' | b'-', rest)) = self.0.split_first() {
+                self.0 = rest;
+            }
+            let before = self.0.len();
+            self.digits(0);
+            if before == self.0.len() {
+                return None;
+            }
+        }
+        let value = if exact {
+            // Both are exact, so that the quotient is the double nearest to the text.
+            let value = mantissa as f64 / TENS.get(fraction)?;
+            if negative { -value } else { value }
+        } else {
+            let text = whole.get(..whole.len() - self.0.len())?;
+            std::str::from_utf8(text).ok()?.parse().ok()?
+        };
+        // What is too large for a double is no number to the general parser.
+        if value.is_finite() { T::from_f64(value) } else { None }
+    }
+
+    /// Goes on with a number by the digits that come; over 19 of them in all, it means nothing.
+    fn digits(&mut self, mut number: u64) -> u64 {
+        while let Some((digit @ b'0'..=b'9', rest)) = self.0.split_first() {
+            number = number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+            self.0 = rest;
+        }
+        number
+    }
+}
+
+/// The powers of ten that a double holds exactly.
+const TENS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+    1e21, 1e22,
+];
+
+#[cfg(test)]
+mod tests {
+    use hotserve_models::{Dim, TensorSpec};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::serving::is_plain;
+
+    fn signature(datatype: DataType, width: Dim) -> Signature {
+        let features = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let spec = TensorSpec { name: "x".to_owned(), datatype, shape: vec![Dim::Any, width], features };
+        Signature { inputs: vec![spec], outputs: Vec::new() }
+    }
+
+    fn signatures() -> Vec<Signature> {
+        let types = [DataType::Fp32, DataType::Fp64];
+        types.into_iter().flat_map(|datatype| [Dim::Fixed(3), Dim::Any].map(|dim| signature(datatype, dim))).collect()
+    }
+
+    /// Shapes and bits, for NaN and −0 are told apart by them only.
+    fn bits(inputs: &Inputs) -> (usize, Vec<usize>, Vec<u64>) {
+        let tensor = &inputs.tensors[0];
+        let bits = match tensor.data() {
+            Data::Fp32(values) => values.iter().map(|value| u64::from(value.to_bits())).collect(),
+            Data::Fp64(values) => values.iter().map(|value| value.to_bits()).collect(),
+            _ => Vec::new(),
+        };
+        (inputs.rows, tensor.shape().to_vec(), bits)
+    }
+
+    /// The short way answers as the general one, or not at all; and whether it answered.
+    fn agrees(body: &str) -> bool {
+        let mut answered = false;
+        for signature in signatures() {
+            assert!(is_plain(&signature));
+            if let Some(short) = parse(body.as_bytes(), &signature) {
+                let general = super::super::parse(body.as_bytes(), &signature);
+                let general = general.unwrap_or_else(|error| panic!("{body}: {error:?}"));
+                assert_eq!(bits(&short), bits(&general), "{body}");
+                answered = true;
+            }
+        }
+        answered
+    }
+
+    #[test]
+    fn the_usual_bodies_take_the_short_way() {
+        for body in [
+            r#"{"instances":[[1,2.5,null],[4,5,-6]]}"#,
+            " {\t\"instances\" :\r\n[ [ 1 , 2 , 3 ] , [ -0 , -0.0 , 0 ] ] } \n",
+            r#"{"instances":[{"a":1,"b":2.5,"c":null},{"a":4,"b":5,"c":-6}]}"#,
+            r#"{"instances":[[1e3,1E-3,1.5e+300],[999999999999999999,-999999999999999999,9007199254740993.5]]}"#,
+            r#"{"instances":[[0.1,16777217,9007199791611905],[1e-400,-1e-400,0.00000000000000000000000000001]]}"#,
+        ] {
+            assert!(agrees(body), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_unusual_or_wrong_is_left_to_the_general_parser() {
+        for body in [
+            "",
+            r#"{"instances":[]}"#,
+            r#"{"instances":[[]]}"#,
+            r#"{"instances":[[1,2,3],[1,2]]}"#,
+            r#"{"instances":[[1,2,3],{"a":1,"b":2,"c":3}]}"#,
+            r#"{"instances":[{"b":2,"a":1,"c":3}]}"#,
+            r#"{"instances":[{"a":1,"b":2,"c":3,"d":4}]}"#,
+            r#"{"instances":[{"a":1,"b":2,}]}"#,
+            r#"{"instances":[[1,2,3],]}"#,
+            r#"{"instances":[[1,2,3]]},"#,
+            r#"{"instances":[[1,2,3]],"id":1}"#,
+            r#"{"instances":[[01,2,3]]}"#,
+            r#"{"instances":[[1.,2,3]]}"#,
+            r#"{"instances":[[.5,2,3]]}"#,
+            r#"{"instances":[[1e,2,3]]}"#,
+            r#"{"instances":[[+1,2,3]]}"#,
+            r#"{"instances":[[-,2,3]]}"#,
+            r#"{"instances":[[1e999,2,3]]}"#,
+            r#"{"instances":[["1",2,3]]}"#,
+            r#"{"instances":[[NaN,2,3]]}"#,
+        ] {
+            assert!(!agrees(body), "{body}");
+        }
+        let body = r#"{"instances":[[1e39,2,3]]}"#;
+        assert!(parse(body.as_bytes(), &signature(DataType::Fp32, Dim::Any)).is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn any_number_is_what_the_general_parser_reads(
+            numbers in prop::collection::vec(r"-?(0|[1-9][0-9]{0,21})(\.[0-9]{1,24})?([eE][+-]?[0-9]{1,3})?", 3)
+        ) {
+            agrees(&format!("{{\"instances\":[[{}]]}}", numbers.join(",")));
+        }
+
+        #[test]
+        fn any_double_takes_the_short_way(row in prop::array::uniform3(any::<f64>())) {
+            prop_assume!(row.iter().all(|value| value.is_finite()));
+            let body = format!("{{\"instances\":[{}]}}", serde_json::to_string(&row).expect("JSON"));
+            prop_assert!(agrees(&body));
+        }
+
+        #[test]
+        fn nearly_right_bodies_are_never_read_otherwise(
+            parts in prop::collection::vec(
+                prop::sample::select(vec!["[", "]", "{", "}", ",", ":", "\"a\"", "\"b\"", "\"c\"", "1", "-0", "2.5", "null", " ", "\\"]),
+                0..16,
+            )
+        ) {
+            agrees(&format!("{{\"instances\":[{}", parts.concat()));
+            agrees(&format!("{{\"instances\":[[1,2,3]{}", parts.concat()));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The way in for what is asked most: states and predictions pass the router by.
+//!
+//! The router answers everything, these too. Here are the same handlers under the same observation; what is saved is
+//! the search for the route, a box for the body and one for each layer.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::BoxError;
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{Method, Request};
+use tower::Service;
+
+use super::observe::{Observe, request_id};
+use super::{Http, predict, router, state};
+use crate::id::StateKey;
+
+/// Every route, and a short way to some.
+#[derive(Clone)]
+pub struct Front(Arc<Routes>);
+
+struct Routes {
+    http: Arc<Http>,
+    router: Router,
+    state: Observe,
+    state_by_key: Observe,
+    predict: Observe,
+    predict_by_name: Observe,
+}
+
+impl Front {
+    /// For this interface.
+    pub fn new(http: Arc<Http>) -> Self {
+        let route = |name| Observe::route(name, &http.metrics);
+        Self(Arc::new(Routes {
+            state: route("/state"),
+            state_by_key: route("/state/{key}"),
+            predict: route("/predict"),
+            predict_by_name: route("/predict/{model}"),
+            router: router(Arc::clone(&http)),
+            http,
+        }))
+    }
+}
+
+impl<B> Service<Request<B>> for Front
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError> + Display> + Send + Unpin + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let path = request.uri().path();
+        let (is_state, is_predict) = match *request.method() {
+            Method::GET => (is_short(path, "/state"), false),
+            Method::POST => (false, is_short(path, "/predict")),
+            _ => (false, false),
+        };
+        if !is_state && !is_predict {
+            return Box::pin(self.0.router.clone().call(request.map(Body::new)));
+        }
+        let start = Instant::now();
+        let routes = Arc::clone(&self.0);
+        let (head, body) = request.into_parts();
+        let id = request_id(&head.headers);
+        if is_state {
+            Box::pin(async move {
+                let key = head.uri.path().strip_prefix("/state/");
+                let route = if key.is_none() { &routes.state } else { &routes.state_by_key };
+                let answer = state::get(&routes.http, key.unwrap_or(StateKey::DEFAULT), &head.headers);
+                Ok(route.answer(start, id, answer).await)
+            })
+        } else {
+            Box::pin(async move {
+                let name = head.uri.path().strip_prefix("/predict/");
+                let route = if name.is_none() { &routes.predict } else { &routes.predict_by_name };
+                Ok(route.answer(start, id, predict::answer(&routes.http, name, &head.headers, body)).await)
+            })
+        }
+    }
+}
+
+/// Whether a path is this one, or one step below it by a name that nothing has to be decoded in.
+fn is_short(path: &str, route: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    match path.strip_prefix(route).map(|rest| rest.strip_prefix('/').ok_or(rest)) {
+        Some(Err(rest)) => rest.is_empty(),
+        Some(Ok(name)) => !name.is_empty() && name.bytes().all(plain),
+        None => false,
+    }
+}
