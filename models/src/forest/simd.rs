@@ -208,12 +208,20 @@ fn full_exits(goes_right: &[u64; 8], exits: &mut [u64; 8]) {
 /// Any tree: the leftmost leaf that every split which goes right leaves over.
 #[target_feature(enable = "avx512f,avx512dq,bmi1")]
 fn exit_of(goes_right: u64, left_over: &[Words]) -> u64 {
-    let mut left = _mm512_set1_epi64(-1);
-    let mut mask = goes_right;
-    for words in left_over {
-        left = _mm512_mask_and_epi64(left, mask as u8, left, load_words(&words.0));
-        mask >>= 8;
+    let all = _mm512_set1_epi64(-1);
+    let masks = goes_right.to_le_bytes();
+    let mut halves = [all; 2];
+    if let ([words], _) = left_over.as_chunks::<8>() {
+        // The most usual size by far, so that it is without a loop.
+        for at in 0..8 {
+            halves[at % 2] = _mm512_mask_and_epi64(halves[at % 2], masks[at], halves[at % 2], load_words(&words[at].0));
+        }
+    } else {
+        for (mask, words) in masks.into_iter().zip(left_over) {
+            halves[0] = _mm512_mask_and_epi64(halves[0], mask, halves[0], load_words(&words.0));
+        }
     }
+    let left = _mm512_and_si512(halves[0], halves[1]);
     u64::from((_mm512_reduce_and_epi64(left) as u64).trailing_zeros())
 }
 
