@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hotserve_models::{Data, DataType, Dim, Golden, Loaders, Model, Signature, Tensor};
 use serde::Serialize;
 
-use super::stages::{Announced, INFER_STACK, LOAD_STACK, Loaded, Refusal, Verified, Warm, too_slow};
+use super::stages::{Announced, INFER_STACK, LOAD_STACK, Loaded, Refusal, Verified, Warm, on_a_stack, too_slow};
 use crate::id::{Digest, Format};
 use crate::notification::{Encoding, ModelLimits};
 
@@ -114,14 +114,6 @@ pub fn check(path: &Path, format: Format, expected: Expected, loaders: &Loaders)
             row,
             batches,
         })
-    })
-}
-
-fn on_a_stack<T: Send>(bytes: usize, work: impl FnOnce() -> Result<T, Refusal> + Send) -> Result<T, Refusal> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(bytes).spawn_scoped(scope, work);
-        let thread = thread.map_err(|error| Refusal::new("unavailable", format!("no thread can be had: {error}")))?;
-        thread.join().unwrap_or_else(|_| Err(Refusal::new("panic", "the model panicked")))
     })
 }
 

@@ -298,6 +298,18 @@ fn row_of(number: u8, signature: &Signature) -> Vec<Tensor> {
     signature.inputs.iter().map(fill).collect()
 }
 
+/// On a thread with just this much of a stack.
+pub(super) fn on_a_stack<T: Send>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, Refusal> + Send,
+) -> Result<T, Refusal> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(bytes).spawn_scoped(scope, work);
+        let thread = thread.map_err(|error| Refusal::new("unavailable", format!("no thread can be had: {error}")))?;
+        thread.join().unwrap_or_else(|_| Err(Refusal::new("panic", "the model panicked")))
+    })
+}
+
 fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Refusal> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
         let said = payload.downcast_ref::<&str>().map(ToString::to_string).or_else(|| payload.downcast_ref().cloned());

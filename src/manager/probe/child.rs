@@ -11,7 +11,7 @@ use hotserve_models::Loaders;
 
 use super::bounds::{self, Usage};
 use super::protocol::{Doing, Facts, MARKER, MAX_REQUEST, Request, Said, VERSION};
-use crate::manager::stages::{INFER_STACK, LOAD_STACK, Loaded, Refusal, Verified, Warm};
+use crate::manager::stages::{INFER_STACK, LOAD_STACK, Loaded, Refusal, Verified, Warm, on_a_stack};
 
 /// Whether this program asks, at its start, if it is to be a probe.
 static ASKS: AtomicBool = AtomicBool::new(false);
@@ -91,15 +91,6 @@ fn attempt(socket: &UnixStream, request: &Request, loaders: &Loaders) -> Result<
     let peak_bytes = usage.peak().zip(before).map(|(peak, before)| peak.saturating_sub(before));
     let Warm { row_cost, row_p50, row_p99, .. } = warm;
     Ok(Facts { model_bytes, peak_bytes, row_cost, row_p50, row_p99 })
-}
-
-/// On a thread with half of the stack that the server has for it.
-fn on_a_stack<T: Send>(bytes: usize, work: impl FnOnce() -> Result<T, Refusal> + Send) -> Result<T, Refusal> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(bytes).spawn_scoped(scope, work);
-        let thread = thread.map_err(|error| broken(&error))?;
-        thread.join().unwrap_or_else(|_| Err(Refusal::new("panic", "the model panicked")))
-    })
 }
 
 fn broken(error: &std::io::Error) -> Refusal {
