@@ -11,6 +11,7 @@ mod catalog;
 mod events;
 mod health;
 mod front;
+mod inference;
 pub mod listener;
 mod min_version;
 mod observe;

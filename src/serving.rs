@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_types, reason = "the one swap")]
 
 pub mod compute;
+pub mod statistics;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use crate::id::{Digest, Format, ModelName, Rank, Slot, StateKey};
+use statistics::Statistics;
 
 /// The immutable whole of what is served.
 #[derive(Default)]
@@ -136,6 +138,8 @@ pub struct ServedModel {
     pub answer_tail: Bytes,
     /// Whether the signature [is plain](is_plain).
     pub plain: bool,
+    /// What it has answered since it was made ready.
+    pub statistics: Statistics,
 }
 
 /// A model's headers, ready to be sent.
@@ -183,7 +187,16 @@ impl ServedModel {
             digest: header(&format!("sha256:{digest}")),
         };
         let plain = is_plain(model.signature());
-        Self { facts, model, row_cost, applied_at: SystemTime::now(), headers, answer_tail, plain }
+        Self {
+            facts,
+            model,
+            row_cost,
+            applied_at: SystemTime::now(),
+            headers,
+            answer_tail,
+            plain,
+            statistics: Statistics::default(),
+        }
     }
 }
 

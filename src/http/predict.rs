@@ -1,16 +1,15 @@
 //! `POST /predict`: body → tensors → [`Model::infer`](hotserve_models::Model::infer) → bytes.
 
 use std::fmt::Display;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use hotserve_models::InferError;
+use hotserve_models::Tensor;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio::time::timeout_at;
@@ -18,10 +17,8 @@ use tokio::time::timeout_at;
 use super::body::{Error, Inputs, list, parse, plain};
 use super::min_version::MinVersion;
 use super::problem::Problem;
-use super::{Http, answer, state};
+use super::{Http, answer, inference, state};
 use crate::id::{ModelName, Slot, StateKey};
-use crate::metrics::Metrics;
-use crate::serving::compute::ComputeError;
 use crate::serving::{ServedModel, Snapshot};
 use crate::status::Readiness;
 
@@ -29,11 +26,6 @@ const MODEL_NAME: HeaderName = HeaderName::from_static("x-model-name");
 const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-version");
 const MODEL_DIGEST: HeaderName = HeaderName::from_static("x-model-digest");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-
-/// Cheaper requests are computed where they are answered: moving one to another thread costs some tens of µs.
-const INLINE_COST: Duration = Duration::from_micros(200);
-/// Bodies up to this are parsed where they are answered: at 100 to 300 MB/s that is some 200 µs too.
-const INLINE_BODY: usize = 32 << 10;
 
 /// Predicts with the model that is meant where none is named.
 pub(super) async fn by_default(State(http): State<Arc<Http>>, request: Request) -> Result<Response, Problem> {
@@ -86,8 +78,6 @@ where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
     let deadline = tokio::time::Instant::now() + http.config.request_timeout;
-    let late =
-        |code, detail: &str| Problem::unavailable(code, format!("{detail} within {:?}", http.config.request_timeout));
     let wanted = MinVersion::of(headers, http)?;
     let body = timeout_at(deadline, read(body, http.config.body_limit)).await.map_err(|_| {
         let detail = format!("the body did not arrive within {:?}", http.config.request_timeout);
@@ -109,33 +99,8 @@ where
     let state_version = snapshot.state(StateKey::DEFAULT).map(|state| state.version.clone());
     drop(snapshot);
 
-    let pool = |job: Box<dyn FnOnce() -> Result<Answer, Problem> + Send>| async {
-        match timeout_at(deadline, http.compute.run(job)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(ComputeError::Full)) => {
-                Err(Problem::unavailable("overloaded", "the queue of predictions is full: send the request again"))
-            }
-            Ok(Err(ComputeError::Panicked)) => Err(failed(&model, "the model panicked")),
-            // A 504 would blame a server behind this one.
-            Err(_) => Err(late("timeout", "the prediction was not done")),
-        }
-    };
-    let job = Job { model: Arc::clone(&model), metrics: Arc::clone(&http.metrics) };
-    let answer = if body.len() > INLINE_BODY {
-        pool(Box::new(move || {
-            let (inputs, parse) = job.parse(&body)?;
-            job.infer(&inputs, parse)
-        }))
-        .await?
-    } else {
-        let (inputs, parse) = job.parse(&body)?;
-        let rows = u32::try_from(inputs.rows).unwrap_or(u32::MAX);
-        if model.row_cost.saturating_mul(rows) < INLINE_COST {
-            job.infer(&inputs, parse)?
-        } else {
-            pool(Box::new(move || job.infer(&inputs, parse))).await?
-        }
-    };
+    let size = body.len();
+    let done = inference::run(http, &model, deadline, size, move |model| parse_body(model, &body), write).await?;
 
     // Room for all of them, so that it is taken once.
     let mut headers = HeaderMap::with_capacity(12);
@@ -147,8 +112,8 @@ where
     if let Some(version) = state_version {
         headers.insert(state::VERSION, version);
     }
-    headers.insert(SERVER_TIMING, server_timing(answer.parse, answer.infer));
-    let mut response = Response::new(Body::from(answer.body));
+    headers.insert(SERVER_TIMING, server_timing(done.parse, done.infer));
+    let mut response = Response::new(Body::from(done.answer));
     *response.headers_mut() = headers;
     Ok(response)
 }
@@ -229,73 +194,26 @@ fn choose<'s>(snapshot: &'s Snapshot, name: Option<&str>, http: &Http) -> Result
     })
 }
 
-/// One prediction, on whichever thread.
-struct Job {
-    model: Arc<ServedModel>,
-    metrics: Arc<Metrics>,
-}
-
-struct Answer {
-    body: Vec<u8>,
-    parse: Duration,
-    infer: Duration,
-}
-
-impl Job {
-    fn parse(&self, body: &[u8]) -> Result<(Inputs, Duration), Problem> {
-        let start = Instant::now();
-        let signature = self.model.model.signature();
-        if self.model.plain
-            && let Some(inputs) = plain::parse(body, signature)
-        {
-            return Ok((inputs, start.elapsed()));
-        }
-        let inputs = parse(body, signature).map_err(|error| match error {
-            Error::Syntax(detail) => {
-                Problem::new(StatusCode::BAD_REQUEST, "bad_json", format!("the body is no JSON: {detail}"))
-            }
-            Error::Mismatch(detail) => bad_input(detail),
-        })?;
-        Ok((inputs, start.elapsed()))
+fn parse_body(model: &ServedModel, body: &[u8]) -> Result<Inputs, Problem> {
+    let signature = model.model.signature();
+    if model.plain
+        && let Some(inputs) = plain::parse(body, signature)
+    {
+        return Ok(inputs);
     }
+    parse(body, signature).map_err(|error| match error {
+        Error::Syntax(detail) => {
+            Problem::new(StatusCode::BAD_REQUEST, "bad_json", format!("the body is no JSON: {detail}"))
+        }
+        Error::Mismatch(detail) => inference::bad_input(detail),
+    })
+}
 
-    fn infer(&self, inputs: &Inputs, parse: Duration) -> Result<Answer, Problem> {
-        let Self { model, metrics } = self;
-        let signature = model.model.signature();
-        let tail = &model.answer_tail;
-        if inputs.rows == 0 {
-            return Ok(Answer { body: [b"{\"predictions\":[]", tail.as_ref()].concat(), parse, infer: Duration::ZERO });
-        }
-        let start = Instant::now();
-        // A model holds no state between calls, so that a panic leaves nothing half done.
-        let outputs = catch_unwind(AssertUnwindSafe(|| model.model.infer(&inputs.tensors)))
-            .map_err(|_| failed(model, "the model panicked"))?
-            .map_err(|error| match error {
-                InferError::BadInput(detail) => bad_input(detail),
-                error => failed(model, &error.to_string()),
-            })?;
-        let infer = start.elapsed();
-        match signature.check_outputs(&outputs) {
-            Ok(rows) if rows == inputs.rows => {}
-            Ok(rows) => return Err(failed(model, &format!("{rows} rows came out of {}", inputs.rows))),
-            Err(error) => return Err(failed(model, &error.to_string())),
-        }
-        metrics.predict_duration.record(infer);
-        metrics.predict_rows.increment(inputs.rows as u64);
-        Ok(Answer { body: answer::write(&outputs, signature, inputs.rows, tail), parse, infer })
+fn write(model: &ServedModel, outputs: &[Tensor], rows: usize) -> Vec<u8> {
+    if rows == 0 {
+        return [b"{\"predictions\":[]", model.answer_tail.as_ref()].concat();
     }
-}
-
-fn bad_input(detail: String) -> Problem {
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_input", detail)
-}
-
-/// A fault of the model. The client learns that there was one, the log what it was.
-fn failed(model: &ServedModel, error: &str) -> Problem {
-    let (name, version) = (&model.facts.name, &model.facts.rank);
-    tracing::error!(model = %name, version = %version, error, "a prediction failed");
-    let detail = format!("model {name:?} version {version} failed on an input that fits it");
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "inference_failed", detail)
+    answer::write(outputs, model.model.signature(), rows, &model.answer_tail)
 }
 
 /// `parse;dur=0.021, infer;dur=0.113`, in milliseconds.
