@@ -13,6 +13,8 @@
 
 mod lanes;
 #[cfg(target_arch = "x86_64")]
+mod lay;
+#[cfg(target_arch = "x86_64")]
 mod simd;
 
 use std::fmt;
@@ -87,6 +89,8 @@ pub(crate) trait Number:
     /// The same number, if this precision has it.
     fn exactly(wide: f64) -> Option<Self>;
     fn is_nan(self) -> bool;
+    /// The order of numbers, none of which is NaN: -0 comes before 0.
+    fn total_cmp(&self, other: &Self) -> std::cmp::Ordering;
     /// The number whose bits are an index, and back.
     fn of_index(index: u32) -> Self;
     fn index(self) -> u32;
@@ -117,6 +121,10 @@ impl Number for f32 {
 
     fn is_nan(self) -> bool {
         self.is_nan()
+    }
+
+    fn total_cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.total_cmp(other)
     }
 
     fn of_index(index: u32) -> Self {
@@ -150,6 +158,10 @@ impl Number for f64 {
 
     fn is_nan(self) -> bool {
         self.is_nan()
+    }
+
+    fn total_cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.total_cmp(other)
     }
 
     fn of_index(index: u32) -> Self {

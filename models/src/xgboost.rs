@@ -135,18 +135,18 @@ struct Trees {
 #[derive(Deserialize)]
 struct TreeArrays {
     tree_param: TreeParam,
-    left_children: Vec<i64>,
-    right_children: Vec<i64>,
-    split_indices: Vec<i64>,
+    left_children: Vec<i32>,
+    right_children: Vec<i32>,
+    split_indices: Vec<i32>,
     /// The thresholds of splits, the values of leaves.
     split_conditions: Vec<f32>,
     default_left: Vec<Flag>,
     #[serde(default)]
     split_type: Vec<Flag>,
     #[serde(default)]
-    categories: Vec<i64>,
+    categories: Vec<i32>,
     #[serde(default)]
-    categories_nodes: Vec<i64>,
+    categories_nodes: Vec<i32>,
     #[serde(default)]
     categories_segments: Vec<i64>,
     #[serde(default)]
@@ -509,7 +509,7 @@ impl TreeArrays {
                 return Ok(Split::Leaf(f64::from(condition * weight)));
             }
             // Negative numbers lie out of every range.
-            let index = |index: &i64| usize::try_from(*index).unwrap_or(usize::MAX);
+            let index = |index: &i32| usize::try_from(*index).unwrap_or(usize::MAX);
             let children = Children { left: index(left), right: index(right), missing_left: default_left.0 };
             if !categorical {
                 return Ok(Split::Below { feature: index(feature), threshold: f64::from(*condition), children });
