@@ -245,69 +245,51 @@ struct Set {
     listed: bool,
 }
 
-impl<T: Number> Forest<T> {
-    /// Proves that every list of nodes is a tree: indices in range, every node reached by one path (or declared
-    /// unreachable), leaves and thresholds that are numbers, a bounded depth. Then lays them out flat.
-    pub(crate) fn new(features: usize, groups: usize, trees: &[Tree]) -> Result<Self, Error> {
-        Self::with(features, groups, trees, Forms::Fastest)
-    }
+/// Makes a forest, tree after tree: what a parser holds of one tree can be used again for the next.
+pub(crate) struct Builder<T> {
+    forest: Forest<T>,
+    /// Which nodes of the tree have been reached.
+    seen: Vec<bool>,
+    /// Where a node was, where it goes, and how deep it lies.
+    open: Vec<(usize, u32, u32)>,
+}
 
-    fn with(features: usize, groups: usize, trees: &[Tree], forms: Forms) -> Result<Self, Error> {
-        let nodes = trees.iter().map(|tree| tree.nodes.len()).sum();
-        let mut forest = Self {
+impl<T: Number> Builder<T> {
+    pub(crate) fn new(features: usize, groups: usize) -> Self {
+        let forest = Forest {
             features,
             groups,
-            nodes: Vec::with_capacity(nodes),
-            roots: Vec::with_capacity(trees.len()),
+            nodes: Vec::new(),
+            roots: Vec::new(),
             words: Vec::new(),
             sets: Vec::new(),
             lanes: None,
         };
-        for (at, tree) in trees.iter().enumerate() {
-            forest.push(tree).map_err(|(node, detail)| Error { tree: at, node, detail })?;
-        }
-        forest.nodes.shrink_to_fit();
-        #[cfg(target_arch = "x86_64")]
-        forest.add_lanes(forms);
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = forms;
-        Ok(forest)
+        Self { forest, seen: Vec::new(), open: Vec::new() }
     }
 
-    #[cfg(target_arch = "x86_64")]
-    fn add_lanes(&mut self, forms: Forms) {
-        let always = match forms {
-            Forms::Fastest => false,
-            #[cfg(test)]
-            Forms::Plain => return,
-            #[cfg(test)]
-            Forms::Lanes => true,
-        };
-        if !simd::available() {
-            return;
-        }
-        self.lanes = Lanes::new(self, always);
-        if self.lanes.as_ref().is_some_and(|lanes| lanes.narrow() && lanes.trees.len() == self.roots.len()) {
-            self.nodes = Vec::new();
-            self.words = Vec::new();
-            self.sets = Vec::new();
-        }
+    /// Adds a tree, and proves that it is one: indices in range, every node reached by one path (or declared unreachable),
+    /// leaves and thresholds that are numbers, a bounded depth.
+    pub(crate) fn push(&mut self, tree: &Tree) -> Result<(), Error> {
+        let at = self.forest.roots.len();
+        self.try_push(tree).map_err(|(node, detail)| Error { tree: at, node, detail })
     }
 
-    fn push(&mut self, tree: &Tree) -> Result<(), (usize, String)> {
-        if tree.group >= self.groups {
-            return Err((0, format!("it adds to output {} of {}", tree.group, self.groups)));
+    fn try_push(&mut self, tree: &Tree) -> Result<(), (usize, String)> {
+        if tree.group >= self.forest.groups {
+            return Err((0, format!("it adds to output {} of {}", tree.group, self.forest.groups)));
         }
         let group = u32::try_from(tree.group).map_err(|_| (0, "there are too many outputs".to_owned()))?;
         let root = self.reserve(1).map_err(|detail| (0, detail))?;
-        self.roots.push(Root { node: root, group });
+        self.forest.roots.push(Root { node: root, group });
 
-        let mut seen = vec![false; tree.nodes.len()];
+        self.seen.clear();
+        self.seen.resize(tree.nodes.len(), false);
         let mut reached = 0;
-        // Where a node was, where it goes, and how deep it lies.
-        let mut open = vec![(0_usize, root, 0_u32)];
-        while let Some((from, to, depth)) = open.pop() {
-            let (Some(node), Some(seen)) = (tree.nodes.get(from), seen.get_mut(from)) else {
+        self.open.clear();
+        self.open.push((0, root, 0));
+        while let Some((from, to, depth)) = self.open.pop() {
+            let (Some(node), Some(seen)) = (tree.nodes.get(from), self.seen.get_mut(from)) else {
                 return Err((from, format!("there is no such node, there are {}", tree.nodes.len())));
             };
             if std::mem::replace(seen, true) {
@@ -319,10 +301,10 @@ impl<T: Number> Forest<T> {
             reached += 1;
             let (node, children) = self.lay(node).map_err(|detail| (from, detail))?;
             if let Some(children) = children {
-                open.push((children.right, node.left + 1, depth + 1));
-                open.push((children.left, node.left, depth + 1));
+                self.open.push((children.right, node.left + 1, depth + 1));
+                self.open.push((children.left, node.left, depth + 1));
             }
-            if let Some(place) = self.nodes.get_mut(to as usize) {
+            if let Some(place) = self.forest.nodes.get_mut(to as usize) {
                 *place = node;
             }
         }
@@ -348,8 +330,8 @@ impl<T: Number> Forest<T> {
                 (*feature, CATEGORICAL, T::of_index(self.push_set(categories)?), *children)
             }
         };
-        if feature >= self.features {
-            return Err(format!("it splits on feature {feature} of {}", self.features));
+        if feature >= self.forest.features {
+            return Err(format!("it splits on feature {feature} of {}", self.forest.features));
         }
         let feature = u32::try_from(feature).ok().filter(|feature| *feature <= FEATURE);
         let feature = feature.ok_or("there are too many features")?;
@@ -359,10 +341,10 @@ impl<T: Number> Forest<T> {
     }
 
     fn reserve(&mut self, nodes: usize) -> Result<u32, String> {
-        let first = self.nodes.len();
+        let first = self.forest.nodes.len();
         let end = first.checked_add(nodes).filter(|end| u32::try_from(*end).is_ok());
         let end = end.ok_or("there are too many nodes")?;
-        self.nodes.resize(end, Node { split: 0, left: 0, value: T::default() });
+        self.forest.nodes.resize(end, Node { split: 0, left: 0, value: T::default() });
         u32::try_from(first).map_err(|_| "there are too many nodes".to_owned())
     }
 
@@ -370,22 +352,75 @@ impl<T: Number> Forest<T> {
         if let Some(category) = categories.iter().find(|category| **category >= CATEGORY_END) {
             return Err(format!("its category {category} is not below {CATEGORY_END}"));
         }
-        let from = self.words.len();
+        let from = self.forest.words.len();
         let bits = categories.iter().max().map_or(0, |max| *max as usize / 32 + 1);
         // A few high categories of a short file must not unfold into a long bitset.
         let listed = bits > 4 * categories.len();
         if listed {
-            self.words.extend(categories);
-            self.words[from..].sort_unstable();
+            self.forest.words.extend(categories);
+            self.forest.words[from..].sort_unstable();
         } else {
-            self.words.resize(from + bits, 0);
+            self.forest.words.resize(from + bits, 0);
             for category in categories {
-                self.words[from + *category as usize / 32] |= 1 << (category % 32);
+                self.forest.words[from + *category as usize / 32] |= 1 << (category % 32);
             }
         }
         let narrow = |n: usize| u32::try_from(n).map_err(|_| "there are too many categories".to_owned());
-        self.sets.push(Set { from: narrow(from)?, end: narrow(self.words.len())?, listed });
-        narrow(self.sets.len() - 1)
+        self.forest.sets.push(Set { from: narrow(from)?, end: narrow(self.forest.words.len())?, listed });
+        narrow(self.forest.sets.len() - 1)
+    }
+
+    /// The forest, in the forms that are the fastest here.
+    pub(crate) fn build(self) -> Forest<T> {
+        self.finish(Forms::Fastest)
+    }
+
+    fn finish(self, forms: Forms) -> Forest<T> {
+        let mut forest = self.forest;
+        #[cfg(target_arch = "x86_64")]
+        forest.add_lanes(forms);
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = forms;
+        forest.nodes.shrink_to_fit();
+        forest.roots.shrink_to_fit();
+        forest
+    }
+}
+
+impl<T: Number> Forest<T> {
+    /// Proves that every list of nodes is a tree, as [`Builder::push`] does it, and lays them out flat.
+    pub(crate) fn new(features: usize, groups: usize, trees: &[Tree]) -> Result<Self, Error> {
+        Self::with(features, groups, trees, Forms::Fastest)
+    }
+
+    fn with(features: usize, groups: usize, trees: &[Tree], forms: Forms) -> Result<Self, Error> {
+        let mut builder = Builder::new(features, groups);
+        builder.forest.nodes.reserve_exact(trees.iter().map(|tree| tree.nodes.len()).sum());
+        builder.forest.roots.reserve_exact(trees.len());
+        for tree in trees {
+            builder.push(tree)?;
+        }
+        Ok(builder.finish(forms))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn add_lanes(&mut self, forms: Forms) {
+        let always = match forms {
+            Forms::Fastest => false,
+            #[cfg(test)]
+            Forms::Plain => return,
+            #[cfg(test)]
+            Forms::Lanes => true,
+        };
+        if !simd::available() {
+            return;
+        }
+        self.lanes = Lanes::new(self, always);
+        if self.lanes.as_ref().is_some_and(|lanes| lanes.narrow() && lanes.trees.len() == self.roots.len()) {
+            self.nodes = Vec::new();
+            self.words = Vec::new();
+            self.sets = Vec::new();
+        }
     }
 
     /// How many margins a row gets.
