@@ -1,9 +1,9 @@
 //! Decision trees in the one form that every tree format is turned into, and their evaluation.
 //!
 //! ```text
-//!   xgboost ──┐                        ┌── the plain form: a few paths at a time, on any machine
+//!   xgboost ──┐                        ┌── the plain form: a few paths at a time
 //!   …         ├──► [Tree] ──► Forest ──┤
-//!   …       ──┘   untrusted   checked  └── lanes: comparisons of bytes, with the vectors of AVX-512 (`simd`)
+//!   …       ──┘   untrusted   checked  └── lanes: comparisons of bytes, with vectors or without (`Path`)
 //! ```
 //!
 //! A parser describes its trees as a list of [`Tree`]s and trusts nothing; [`Forest::new`] proves them to be trees and
@@ -11,11 +11,13 @@
 //! where `x < threshold`, which other comparisons can be written as: `x <= t` is `x < t.next_up()` in that precision, `>`
 //! swaps the children.
 
-mod lanes;
 #[cfg(target_arch = "x86_64")]
+mod block;
+mod lanes;
 mod lay;
 #[cfg(target_arch = "x86_64")]
 mod simd;
+mod walk;
 
 use std::fmt;
 
@@ -73,6 +75,13 @@ pub(crate) struct Error {
     tree: usize,
     node: usize,
     detail: String,
+}
+
+impl Error {
+    /// What is wrong, for whoever says himself with which tree.
+    pub(crate) fn in_tree(&self) -> String {
+        format!("node {}: {}", self.node, self.detail)
+    }
 }
 
 impl fmt::Display for Error {
@@ -200,20 +209,39 @@ pub(crate) struct Forest<T> {
     words: Vec<u32>,
     /// Where the categories of each categorical split lie in `words`.
     sets: Vec<Set>,
-    /// The faster form of the trees that fit, if this machine has what evaluates it.
+    /// The faster form of the trees that fit, if it pays.
     lanes: Option<Lanes<T>>,
+    path: Path,
 }
 
-/// Which forms a forest may have.
+/// How a forest is gone through. All ways give the same bits; a machine takes the first that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Forms {
-    /// What is fastest here.
-    Fastest,
-    #[cfg(test)]
+pub(crate) enum Path {
+    /// Lanes with the vectors of AVX-512, and its permutations of bytes.
+    Avx512,
+    /// Lanes with the vectors of AVX2.
+    Avx2,
+    /// Lanes without vectors, a row at a time, if the trees are full.
+    Bytes,
+    /// Without lanes.
     Plain,
-    /// Lanes even for a few trees, if the machine can.
-    #[cfg(test)]
-    Lanes,
+}
+
+impl Path {
+    pub(crate) const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Bytes, Self::Plain];
+
+    /// Whether this machine has it.
+    pub(crate) fn available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => simd::avx512(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => simd::avx2(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512 | Self::Avx2 => false,
+            Self::Bytes | Self::Plain => true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -264,8 +292,14 @@ impl<T: Number> Builder<T> {
             words: Vec::new(),
             sets: Vec::new(),
             lanes: None,
+            path: Path::Plain,
         };
         Self { forest, seen: Vec::new(), open: Vec::new() }
+    }
+
+    /// Adds an output.
+    pub(crate) fn add_group(&mut self) {
+        self.forest.groups += 1;
     }
 
     /// Adds a tree, and proves that it is one: indices in range, every node reached by one path (or declared unreachable),
@@ -370,17 +404,14 @@ impl<T: Number> Builder<T> {
         narrow(self.forest.sets.len() - 1)
     }
 
-    /// The forest, in the forms that are the fastest here.
+    /// The forest, for the fastest path of this machine.
     pub(crate) fn build(self) -> Forest<T> {
-        self.finish(Forms::Fastest)
+        self.finish(None)
     }
 
-    fn finish(self, forms: Forms) -> Forest<T> {
+    fn finish(self, path: Option<Path>) -> Forest<T> {
         let mut forest = self.forest;
-        #[cfg(target_arch = "x86_64")]
-        forest.add_lanes(forms);
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = forms;
+        forest.add_lanes(path);
         forest.nodes.shrink_to_fit();
         forest.roots.shrink_to_fit();
         forest
@@ -390,32 +421,29 @@ impl<T: Number> Builder<T> {
 impl<T: Number> Forest<T> {
     /// Proves that every list of nodes is a tree, as [`Builder::push`] does it, and lays them out flat.
     pub(crate) fn new(features: usize, groups: usize, trees: &[Tree]) -> Result<Self, Error> {
-        Self::with(features, groups, trees, Forms::Fastest)
+        Self::with(features, groups, trees, None)
     }
 
-    fn with(features: usize, groups: usize, trees: &[Tree], forms: Forms) -> Result<Self, Error> {
+    /// The same for a path that the machine has, even where it does not pay; for the fastest otherwise.
+    pub(crate) fn with(features: usize, groups: usize, trees: &[Tree], path: Option<Path>) -> Result<Self, Error> {
         let mut builder = Builder::new(features, groups);
         builder.forest.nodes.reserve_exact(trees.iter().map(|tree| tree.nodes.len()).sum());
         builder.forest.roots.reserve_exact(trees.len());
         for tree in trees {
             builder.push(tree)?;
         }
-        Ok(builder.finish(forms))
+        Ok(builder.finish(path))
     }
 
-    #[cfg(target_arch = "x86_64")]
-    fn add_lanes(&mut self, forms: Forms) {
-        let always = match forms {
-            Forms::Fastest => false,
-            #[cfg(test)]
-            Forms::Plain => return,
-            #[cfg(test)]
-            Forms::Lanes => true,
-        };
-        if !simd::available() {
+    fn add_lanes(&mut self, path: Option<Path>) {
+        let always = path.is_some();
+        let path = path.filter(|path| path.available()).or_else(|| Path::ALL.into_iter().find(|path| path.available()));
+        self.path = path.unwrap_or(Path::Plain);
+        if self.path == Path::Plain {
             return;
         }
-        self.lanes = Lanes::new(self, always);
+        self.lanes =
+            Lanes::new(self, always).filter(|lanes| self.path != Path::Bytes || (lanes.narrow() && lanes.full));
         if self.lanes.as_ref().is_some_and(|lanes| lanes.narrow() && lanes.trees.len() == self.roots.len()) {
             self.nodes = Vec::new();
             self.words = Vec::new();
@@ -432,9 +460,14 @@ impl<T: Number> Forest<T> {
     ///
     /// `rows` is row-major with `features` columns, `margins` row-major with `groups`.
     pub(crate) fn add_margins(&self, rows: &[T], margins: &mut [T]) {
-        #[cfg(target_arch = "x86_64")]
         if let Some(lanes) = &self.lanes {
-            return simd::add_margins(self, lanes, rows, margins);
+            return match self.path {
+                #[cfg(target_arch = "x86_64")]
+                Path::Avx512 | Path::Avx2 => {
+                    simd::add_margins(self.path == Path::Avx512, self, lanes, rows, margins);
+                }
+                _ => walk::add_margins(self, lanes, rows, margins),
+            };
         }
         let rows = rows.chunks(self.features.max(1) * BLOCK);
         for (rows, margins) in rows.zip(margins.chunks_mut(self.groups.max(1) * BLOCK)) {
@@ -675,7 +708,7 @@ mod tests {
         assert!(Forest::<f32>::new(3, 2, &[other]).is_err());
     }
 
-    mod both_forms {
+    mod all_paths {
         use proptest::prelude::*;
 
         use super::*;
@@ -750,22 +783,22 @@ mod tests {
 
         fn check<T: Number>(case: &Case, rows: &[T], first: T) -> Result<(), TestCaseError> {
             let Case { features, groups, trees, .. } = case;
-            let plain = Forest::with(*features, *groups, trees, Forms::Plain).expect("trees");
-            let lanes = Forest::with(*features, *groups, trees, Forms::Lanes).expect("trees");
+            let plain = Forest::with(*features, *groups, trees, Some(Path::Plain)).expect("trees");
             let mut expected = vec![first; rows.len() / features * groups];
             for (row, margins) in rows.chunks(*features).zip(expected.chunks_mut(*groups)) {
                 for root in &plain.roots {
                     margins[root.group as usize] += plain.leaf(root.node, row);
                 }
             }
-            for forest in [&plain, &lanes] {
+            for path in Path::ALL.into_iter().filter(|path| path.available()) {
+                let forest = Forest::with(*features, *groups, trees, Some(path)).expect("trees");
                 let mut margins = vec![first; expected.len()];
                 forest.add_margins(rows, &mut margins);
-                prop_assert_eq!(&margins, &expected);
+                prop_assert_eq!(&margins, &expected, "{:?}", path);
+                let mut margins = vec![first; *groups];
+                forest.add_margins(&rows[..*features], &mut margins);
+                prop_assert_eq!(&margins, &expected[..*groups], "{:?}", path);
             }
-            let mut margins = vec![first; *groups];
-            lanes.add_margins(&rows[..*features], &mut margins);
-            prop_assert_eq!(&margins, &expected[..*groups]);
             Ok(())
         }
 

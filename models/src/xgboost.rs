@@ -144,9 +144,9 @@ struct TreeArrays {
     #[serde(default)]
     split_type: Vec<Flag>,
     #[serde(default)]
-    categories: Vec<i32>,
+    categories: Vec<i64>,
     #[serde(default)]
-    categories_nodes: Vec<i32>,
+    categories_nodes: Vec<i64>,
     #[serde(default)]
     categories_segments: Vec<i64>,
     #[serde(default)]

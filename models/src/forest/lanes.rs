@@ -33,7 +33,7 @@ pub(super) const MISSING: u8 = 1;
 pub(super) const FIRST: usize = 2;
 
 /// Columns that a byte can name.
-const NARROW: usize = 256;
+pub(super) const NARROW: usize = 256;
 
 /// A vector of bytes, and a line of the cache.
 #[derive(Debug, Clone, Copy)]
@@ -61,12 +61,15 @@ pub(super) struct Lanes<T> {
     pub(super) ranks: usize,
     pub(super) columns: usize,
 
+    /// Whether all trees are numbered like full ones.
+    pub(super) full: bool,
     /// Who adds to which margin, in the order of the additions.
     pub(super) runs: Vec<Run>,
     pub(super) trees: Vec<Small>,
     /// For rows side by side.
     pub(super) tests: Vec<Test>,
     pub(super) sets: Vec<SetTest>,
+    /// Empty, if the trees are full.
     pub(super) steps: Vec<Step>,
     /// 64 for each tree.
     pub(super) leaves: Vec<[T; LEAVES]>,
@@ -74,7 +77,7 @@ pub(super) struct Lanes<T> {
     pub(super) wide: Vec<[Bytes; 2]>,
     /// For nodes side by side: by feature, code and tree, the splits where the code goes right. Empty, if it would be large.
     pub(super) masks: Vec<u64>,
-    /// Which leaves each test that goes right leaves over; empty where all trees are numbered like full ones.
+    /// Which leaves each test that goes right leaves over; empty, if the trees are full.
     pub(super) left_over: Vec<Words>,
 }
 
@@ -96,8 +99,6 @@ pub(super) struct Small {
     pub(super) steps: u32,
     pub(super) left_over: u32,
     pub(super) leaves: u8,
-    /// Whether every leaf has been given a number below `leaves`.
-    pub(super) dense: bool,
 }
 
 /// `column[row] > rank` goes right.
@@ -176,6 +177,7 @@ impl<T> Default for Lanes<T> {
             values: Vec::new(),
             ranks: 0,
             columns: 0,
+            full: false,
             runs: Vec::new(),
             trees: Vec::new(),
             tests: Vec::new(),

@@ -58,7 +58,7 @@ impl<T: Number> Lanes<T> {
         }
 
         let mut shape = Shape::default();
-        let full = stands.iter().filter(|stand| stand.fits).all(|stand| shape.depth(stand) <= FULL_DEPTH);
+        lanes.full = stands.iter().filter(|stand| stand.fits).all(|stand| shape.depth(stand) <= FULL_DEPTH);
         lanes.reserve(&stands, fit);
         for stand in &stands {
             if !stand.fits {
@@ -70,8 +70,8 @@ impl<T: Number> Lanes<T> {
                 Some(Run::Small { end, .. }) => *end = at + 1,
                 _ => lanes.runs.push(Run::Small { from: at, end: at + 1 }),
             }
-            shape.number(stand, full);
-            lanes.push(forest, stand, &shape, full, tests.get(stand.range())?, &codes)?;
+            shape.number(stand, lanes.full);
+            lanes.push(forest, stand, &shape, tests.get(stand.range())?, &codes)?;
         }
         lanes.masks(forest.nodes.len().saturating_mul(2 * size_of::<Node<T>>()));
         lanes.sets.shrink_to_fit();
@@ -82,7 +82,7 @@ impl<T: Number> Lanes<T> {
     fn reserve(&mut self, stands: &[Stand<'_, T>], fit: usize) {
         let fitting = stands.iter().filter(|stand| stand.fits);
         let splits: usize = fitting.map(|stand| stand.nodes.len() / 2).sum();
-        self.steps.reserve_exact(splits);
+        self.steps.reserve_exact(if self.full { 0 } else { splits });
         self.tests.reserve_exact(splits);
         self.trees.reserve_exact(fit);
         self.leaves.reserve_exact(fit);
@@ -231,7 +231,6 @@ impl<T: Number> Lanes<T> {
         forest: &Forest<T>,
         stand: &Stand<'_, T>,
         shape: &Shape,
-        full: bool,
         tests: &[Test],
         codes: &Codes,
     ) -> Option<()> {
@@ -245,8 +244,8 @@ impl<T: Number> Lanes<T> {
                 continue;
             }
             let left = (node.left - stand.root) as usize;
-            self.steps.push(Step { slot, left: *shape.slots.get(left)?, right: *shape.slots.get(left + 1)? });
-            if !full {
+            if !self.full {
+                self.steps.push(Step { slot, left: *shape.slots.get(left)?, right: *shape.slots.get(left + 1)? });
                 *over.get_mut(usize::from(slot) / 8)?.0.get_mut(usize::from(slot) % 8)? &= !shape.leaves.get(left)?;
             }
 
@@ -285,7 +284,7 @@ impl<T: Number> Lanes<T> {
             self.sets.push(SetTest { column: coded.column, coded: u16::try_from(at).ok()?, slot, bits });
         }
         let splits = stand.nodes.len() / 2;
-        if !full {
+        if !self.full {
             self.left_over.extend(over.iter().take(splits.div_ceil(8)));
         }
         if self.narrow() {
@@ -299,7 +298,6 @@ impl<T: Number> Lanes<T> {
             steps: narrow(self.steps.len())?,
             left_over: narrow(self.left_over.len())?,
             leaves: u8::try_from(splits + 1).ok()?,
-            dense: !full,
         });
         Some(())
     }
@@ -419,10 +417,9 @@ impl Shape {
             }
             return;
         }
-        let mut splits = 0;
-        for (at, _) in stand.nodes.iter().enumerate().filter(|(_, node)| node.left != 0) {
-            self.slots[at % NODES] = splits;
-            splits += 1;
+        let splits = stand.nodes.iter().enumerate().filter(|(_, node)| node.left != 0);
+        for (number, (at, _)) in (0..).zip(splits) {
+            self.slots[at % NODES] = number;
         }
         let mut leaf = 0_u8;
         let mut open = [0_usize; NODES];
