@@ -12,13 +12,13 @@ use super::lanes::{Bytes, LEAVES, Lanes, NARROW, RUNGS, Run, Words};
 use super::walk::{self, Branches, rank};
 use super::{Forest, Number};
 
-/// From so many rows on it pays to have rows side by side: fewer, if the way to a leaf is not that through a full tree.
-const BATCH: usize = 28;
-const FULL_BATCH: usize = 28;
+/// From so many rows on it pays to have rows side by side: the time of 64 of them by that of one.
+const BATCH: usize = 21;
+const FULL_BATCH: usize = 31;
 
 /// The same with AVX2.
-const BATCH_2: usize = 16;
-const FULL_BATCH_2: usize = 28;
+const BATCH_2: usize = 19;
+const FULL_BATCH_2: usize = 23;
 
 pub(super) fn avx512() -> bool {
     is_x86_feature_detected!("avx512f")
