@@ -1,4 +1,4 @@
-"""Measures trees here beside XGBoost, LightGBM and ONNX Runtime: one thread each, the same rows, one printed table.
+"""Measures trees here beside XGBoost, LightGBM and ONNX Runtime: one thread each, the same rows, printed tables in Markdown.
 
     python3 bench/engines.py [ROUNDS]
 
@@ -6,6 +6,8 @@ Makes its own environment under ~/.cache/hotserve and models in its temporary fo
 (CARGO_TARGET_DIR is kept). In each round every engine is measured once, after the others; a round's number is the sum
 of the best times of sections of the calls, a ratio is that of the bests of all rounds, and the spread is that of the
 rounds' ratios. ONNX Runtime and XGBoost's inplace_predict are called by way of Python, the C APIs by way of ctypes.
+`hotserve` is the model as its loader makes it; the paths are its trees alone, as each kind of processor goes through
+them. A load is the best of several, and the first of a process of its own.
 """
 
 import ctypes
@@ -39,9 +41,25 @@ def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     FILES.mkdir(exist_ok=True)
     program = build()
+    print(f"{time.strftime('%F')}, {processor()}, one thread. Rounds: {rounds}.")
     for name, make in [("xgboost", xgboost_model), ("lightgbm", lightgbm_model), ("lightgbm-categories", categories)]:
         ours, peers, rows = make(name)
         compare(name, program, ours, peers, rows, rounds)
+    large(program)
+
+
+def processor():
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "an unknown processor")
+
+
+def loads(library, statement):
+    """Milliseconds: the best of several loads, and the first of a process that has imported the library."""
+    code = "import sys, time\nimport LIBRARY\nfrom pathlib import Path\nfor _ in range(9):\n"
+    code += "    t = time.perf_counter()\n    STATEMENT\n    print((time.perf_counter() - t) * 1e3)\n"
+    code = code.replace("LIBRARY", library).replace("STATEMENT", statement)
+    times = [float(line) for line in subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout.split()]
+    return min(times), times[0]
 
 
 def build():
@@ -70,10 +88,10 @@ def xgboost_model(name):
     if not path.exists():
         parameters = {"objective": "binary:logistic", "max_depth": 6, "eta": 0.05, "nthread": 1}
         xgb.train(parameters, xgb.DMatrix(X, y), TREES).save_model(path)
-    started = time.perf_counter()
     booster = xgb.Booster({"nthread": 1}, model_file=path)
-    load = (time.perf_counter() - started) * 1e3
+    load = loads("xgboost", f"xgboost.Booster({{'nthread': 1}}, model_file={str(path)!r})")
     rows = np.ascontiguousarray(X[:ROWS])
+    (FILES / f"{name}.json").write_text(json.dumps(xgboost_trees(booster)))
 
     from onnxmltools import convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
@@ -87,6 +105,23 @@ def xgboost_model(name):
         "ONNX Runtime": onnxruntime(onnx),
     }
     return path, peers, rows
+
+
+def xgboost_trees(booster):
+    """The trees of XGBoost's own JSON as the program reads them, in FP32."""
+    import math
+
+    import numpy as np
+
+    narrow = lambda number: float(np.float32(number))
+    learner = json.loads(booster.save_raw("json"))["learner"]
+    trees = []
+    for tree in learner["gradient_booster"]["model"]["trees"]:
+        arrays = [tree[key] for key in ["split_indices", "split_conditions", "left_children", "right_children", "default_left"]]
+        trees.append([[narrow(at)] if left < 0 else [feature, narrow(at), left, right, bool(missing)]
+                      for feature, at, left, right, missing in zip(*arrays)])
+    base = float(str(learner["learner_model_param"]["base_score"]).strip("[]"))
+    return {"width": FEATURES, "fp32": True, "base": math.log(base / (1 - base)), "trees": trees}
 
 
 def xgboost_c(booster):
@@ -119,9 +154,8 @@ def onnxruntime(path):
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    started = time.perf_counter()
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    load = (time.perf_counter() - started) * 1e3
+    load = loads("onnxruntime", f"onnxruntime.InferenceSession({str(path)!r}, providers=['CPUExecutionProvider'])")
     outputs = [output.name for output in session.get_outputs() if "float" in output.type][:1]
     name = session.get_inputs()[0].name
 
@@ -145,18 +179,16 @@ def lightgbm_model(name, categories=()):
     if not path.exists():
         parameters = {"objective": "binary", "num_leaves": 63, "learning_rate": 0.05, "num_threads": 1, "verbose": -1}
         lgb.train(parameters, lgb.Dataset(X, y, categorical_feature=list(categories)), TREES).save_model(path)
-    started = time.perf_counter()
     booster = lgb.Booster(model_file=path)
-    load = (time.perf_counter() - started) * 1e3
+    load = loads("lightgbm", f"lightgbm.Booster(model_file={str(path)!r})")
     rows = np.ascontiguousarray(X[:ROWS].astype(np.float64))
 
-    ours = FILES / f"{name}.json"
-    ours.write_text(json.dumps({"width": FEATURES, "trees": [plain(t["tree_structure"]) for t in booster.dump_model()["tree_info"]]}))
+    (FILES / f"{name}.json").write_text(json.dumps({"width": FEATURES, "trees": [plain(t["tree_structure"]) for t in booster.dump_model()["tree_info"]]}))
 
     from onnxmltools import convert_lightgbm
     from onnxmltools.convert.common.data_types import FloatTensorType
 
-    peers = {"LightGBM, C API": (lightgbm_c(path), load)}
+    peers = {"LightGBM, C API": (lightgbm_c(path), load)}  # SingleRowFast for one row
     onnx = FILES / f"{name}.onnx"
     try:
         if not onnx.exists():
@@ -169,13 +201,12 @@ def lightgbm_model(name, categories=()):
             key = (x.ctypes.data, len(x))
             if key not in narrow:
                 narrow[key] = x.astype(np.float32)
-            p = ask(narrow[key]).astype(np.float64)
-            return np.log(p / (1 - p))
+            return ask(narrow[key])
 
         peers["ONNX Runtime"] = (ask_narrow, load)
     except Exception as error:
         print(f"{name}: no ONNX: {error!r:.200}")
-    return ours, peers, rows
+    return path, peers, rows
 
 
 def categories(name):
@@ -208,7 +239,7 @@ def plain(root):
 
 
 def lightgbm_c(path):
-    """SingleRowFast for one row, PredictForMat for more; raw scores."""
+    """SingleRowFast for one row, PredictForMat for more; probabilities."""
     import lightgbm as lgb
     import numpy as np
 
@@ -219,7 +250,7 @@ def lightgbm_c(path):
     check(lib.LGBM_BoosterCreateFromModelfile(str(path).encode(), ctypes.byref(count), ctypes.byref(handle)))
     fast = ctypes.c_void_p()
     check(lib.LGBM_BoosterPredictForMatSingleRowFastInit(
-        handle, 1, 0, -1, 1, ctypes.c_int32(FEATURES), ctypes.c_char_p(parameters), ctypes.byref(fast)))
+        handle, 0, 0, -1, 1, ctypes.c_int32(FEATURES), ctypes.c_char_p(parameters), ctypes.byref(fast)))
     length, out = ctypes.c_int64(), np.zeros(ROWS)
     length_, out_ = ctypes.byref(length), out.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
     many = lib.LGBM_BoosterPredictForMat
@@ -232,7 +263,7 @@ def lightgbm_c(path):
         if len(x) == 1:
             check(lib.LGBM_BoosterPredictForMatSingleRowFast(fast, pointer, length_, out_))
         else:
-            check(many(handle, pointer, 1, ctypes.c_int32(len(x)), ctypes.c_int32(FEATURES), 1, 1, 0, -1,
+            check(many(handle, pointer, 1, ctypes.c_int32(len(x)), ctypes.c_int32(FEATURES), 1, 0, 0, -1,
                        ctypes.c_char_p(parameters), length_, out_))
         return out[: len(x)]
 
@@ -260,12 +291,25 @@ def compare(name, program, ours, peers, rows, rounds):
     rows.astype("<f8").tofile(file)
     times, answers, load = {}, {}, {}
     parts = {size: [rows[at : at + size] for at in range(0, len(rows), size)] for size in SIZES}
+    trees = FILES / f"{name}.json"
+    commands = {"hotserve": [program, ours, file]}
+    commands |= {f"trees, {path}": [program, trees, file, f"--path={path}"] for path in ["Avx512", "Avx2", "Bytes", "Plain"]}
+    memory = {}
     for _ in range(rounds):
-        report = json.loads(subprocess.run([program, ours, file], check=True, stdout=subprocess.PIPE).stdout)
-        answers["hotserve"] = np.array(report["answers"])
-        load["hotserve"] = min(load.get("hotserve", 1e9), report["load_ms"])
-        for size in SIZES:
-            times.setdefault(("hotserve", size), []).append(report[f"rows_{size}"])
+        for engine, command in commands.items():
+            run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            if run.returncode:
+                continue  # a path that this machine has not
+            report = json.loads(run.stdout)
+            answers[engine] = np.array(report["answers"])
+            memory[engine] = report["bytes"]
+            if engine == "hotserve":
+                best, first = load.get(engine, (1e9, 1e9))
+                load[engine] = min(best, report["load_ms"]), min(first, report["first_ms"])
+            else:
+                answers[engine] = 1 / (1 + np.exp(-answers[engine]))
+            for size in SIZES:
+                times.setdefault((engine, size), []).append(report[f"rows_{size}"])
         for peer, (ask, ms) in peers.items():
             load[peer] = ms
             answers[peer] = np.array(ask(rows[:64]))
@@ -275,18 +319,37 @@ def compare(name, program, ours, peers, rows, rounds):
                 best = best_of(ask, parts[size], PASSES) - best_of(lambda x: None, parts[size], PASSES)
                 times.setdefault((peer, size), []).append(best * 1e9 / len(rows))
 
-    print(f"\n{name}: {TREES} trees, {FEATURES} features, {report['bytes'] / 1e6:.2f} MB here; ns a row, by rows of a call")
-    print(f"{'':26}" + "".join(f"{size:>22}" for size in SIZES) + f"{'load, ms':>10}{'difference':>12}")
-    for peer in ["hotserve", *peers]:
-        line = f"{peer:26}"
+    print(f"\n{name}: {TREES} trees, {FEATURES} features, {memory['hotserve'] / 1e6:.2f} MB here. Nanoseconds a row, by rows of a")
+    print("call, and how many times hotserve's (least–most of the rounds); loads in ms.\n")
+    print("| |" + "".join(f" {size} |" for size in SIZES) + " load | first load | difference |")
+    print("|---|" + "---|" * (len(SIZES) + 3))
+    for engine in [*(engine for engine in commands if engine in answers), *peers]:
+        line = f"| {engine} |"
         for size in SIZES:
-            mine, other = times["hotserve", size], times[peer, size]
+            mine, other = times["hotserve", size], times[engine, size]
             ratios = sorted(b / a for a, b in zip(mine, other))
-            ratio = f" {min(other) / min(mine):5.1f}x ({ratios[0]:.1f}–{ratios[-1]:.1f})" if peer != "hotserve" else ""
-            line += f"{f'{min(other):.0f}{ratio}':>22}"
-        difference = np.nanmax(np.abs(answers[peer] - answers["hotserve"]))
-        print(line + f"{load[peer]:>10.1f}{difference:>12.1e}")
+            ratio = f", {min(other) / min(mine):.1f}× ({ratios[0]:.1f}–{ratios[-1]:.1f})" if engine in peers else ""
+            line += f" {min(other):.0f}{ratio} |"
+        best, first = (f"{ms:.1f}" for ms in load[engine]) if engine in load else ("", "")
+        print(f"{line} {best} | {first} | {np.nanmax(np.abs(answers[engine] - answers['hotserve'])):.0e} |")
     sys.stdout.flush()
+
+
+def large(program):
+    """A text of some 100 MB, of the trees of the other one again and again: the time of its load, and what it takes."""
+    path, times = FILES / "lightgbm-large.txt", 30
+    if not path.exists():
+        head, *trees = (FILES / "lightgbm.txt").read_text().partition("\nend of trees")[0].split("\nTree=")
+        head = "\n".join(line for line in head.split("\n") if not line.startswith("tree_sizes="))
+        trees = [f"\nTree={at}\n" + tree.partition("\n")[2] for at, tree in enumerate(trees * times)]
+        path.write_text(head + "\n" + "".join(trees) + "\nend of trees\n")
+    run = subprocess.run([program, path, "--memory"], check=True, stdout=subprocess.PIPE)
+    report = json.loads(run.stdout)
+    load = loads("lightgbm", f"lightgbm.Booster(model_file={str(path)!r})")
+    size, held, peak = path.stat().st_size, report["bytes"], report["peak"]
+    print(f"\nlightgbm, {size / 1e6:.0f} MB of text ({TREES * times} trees): {held / 1e6:.0f} MB in memory. Its load takes "
+          f"{report['load_ms']:.0f} ms (LightGBM's {load[0]:.0f})")
+    print(f"and {peak / 1e6:.0f} MB at the most, {peak / held:.1f} times what is kept; {(peak + size) / held:.1f} times with the text itself.")
 
 
 if __name__ == "__main__":

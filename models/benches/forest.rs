@@ -2,7 +2,9 @@
 //! other engines beside it.
 //!
 //! `forest MODEL ROWS` reads a model in a format that the crate loads, or trees in the JSON of `bench/engines.py`; and rows
-//! in FP64, little endian. Without arguments a small forest is made up, which only shows that this runs.
+//! in FP64, little endian. `--path=NAME` asks trees in that JSON by another path than the fastest of this machine, and
+//! `forest MODEL --memory` measures what a load takes. Without arguments a small forest is made up, which only shows that
+//! this runs.
 
 #[expect(dead_code, reason = "the forest as the crate has it, which keeps it to itself")]
 #[path = "../src"]
@@ -14,7 +16,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use hotserve_models::{Data, DataType, Loaders, Model, Tensor};
-use own::forest::{Children, Forest, Split, Tree};
+use own::forest::{Children, Forest, Number, Path, Split, Tree};
 use serde_json::{Value, json};
 
 /// The best of so many passes, for each section of the calls by itself: then others on the machine disturb a section, and
@@ -24,6 +26,10 @@ const SECTIONS: usize = 16;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    if let ([model], true) = (arguments.as_slice(), std::env::args().any(|argument| argument == "--memory")) {
+        println!("{}", measure_load(&std::fs::read(model)?)?);
+        return Ok(());
+    }
     let (model, rows) = match arguments.as_slice() {
         [model, rows] => (std::fs::read(model)?, std::fs::read(rows)?),
         _ => {
@@ -34,30 +40,77 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let rows: Vec<f64> = rows.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
 
-    let started = Instant::now();
     let loaders = Loaders::bundled();
     let report = match loaders.recognize(&model).and_then(|format| loaders.get(format)) {
         Some(loader) => {
+            let mut loads = Vec::new();
+            for _ in 0..PASSES {
+                let started = Instant::now();
+                black_box(loader.load(black_box(&model))?);
+                loads.push(started.elapsed().as_secs_f64() * 1e3);
+            }
             let model = loader.load(&model)?;
-            let load = started.elapsed();
-            measure_model(&*model, &rows, json!({"load_ms": load.as_secs_f64() * 1e3, "bytes": model.memory_bytes()}))
+            let first = loads.first().copied().unwrap_or_default();
+            let best = loads.into_iter().fold(f64::INFINITY, f64::min);
+            measure_model(&*model, &rows, json!({"load_ms": best, "first_ms": first, "bytes": model.memory_bytes()}))
         }
         None => {
-            let (features, trees) = plain(&serde_json::from_slice(&model)?).ok_or("these are no trees")?;
-            let started = Instant::now();
-            let forest = Forest::<f64>::new(features, 1, &trees).map_err(|error| error.to_string())?;
-            let load = started.elapsed();
-            let report = json!({"load_ms": load.as_secs_f64() * 1e3, "bytes": forest.memory_bytes()});
-            let ask = |rows: &[f64]| {
-                let mut margins = vec![0.0; rows.len() / features];
-                forest.add_margins(rows, &mut margins);
-                margins
-            };
-            measure(features, &rows, report, |rows| rows.to_vec(), |rows| ask(rows))
+            let model: Value = serde_json::from_slice(&model)?;
+            let name = std::env::args().find_map(|argument| argument.strip_prefix("--path=").map(str::to_owned));
+            let named = |path: &Path| name.as_ref().is_some_and(|name| format!("{path:?}").eq_ignore_ascii_case(name));
+            let path = Path::ALL.into_iter().find(named);
+            if name.is_some() && path.is_none_or(|path| !path.available()) {
+                return Err("this machine has no such path".into());
+            }
+            match model.get("fp32").and_then(Value::as_bool) {
+                Some(true) => measure_forest(&model, path, &rows, |x| x as f32, f64::from)?,
+                _ => measure_forest(&model, path, &rows, |x| x, |x: f64| x)?,
+            }
         }
     };
     println!("{report}");
     Ok(())
+}
+
+/// What a load takes beside the bytes of the file, as Linux counts it.
+fn measure_load(bytes: &[u8]) -> Result<Value, Box<dyn std::error::Error>> {
+    let status = |name: &str| -> Result<u64, Box<dyn std::error::Error>> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no such line of the status")?;
+        let kibibytes: u64 = line.trim_matches(|c: char| !c.is_ascii_digit()).parse()?;
+        Ok(kibibytes << 10)
+    };
+    let loaders = Loaders::bundled();
+    let loader = loaders.recognize(bytes).and_then(|format| loaders.get(format)).ok_or("no known format")?;
+    let before = status("VmRSS")?;
+    // From here on the most is counted anew.
+    std::fs::write("/proc/self/clear_refs", "5")?;
+    let started = Instant::now();
+    let model = loader.load(black_box(bytes))?;
+    let load = started.elapsed();
+    let peak = status("VmHWM")?.saturating_sub(before);
+    Ok(json!({"load_ms": load.as_secs_f64() * 1e3, "bytes": model.memory_bytes(), "peak": peak}))
+}
+
+fn measure_forest<T: Number>(
+    model: &Value,
+    path: Option<Path>,
+    rows: &[f64],
+    narrow: impl Fn(f64) -> T,
+    wide: impl Fn(T) -> f64,
+) -> Result<Value, Box<dyn std::error::Error>> {
+    let (features, trees) = plain(model).ok_or("these are no trees")?;
+    let started = Instant::now();
+    let forest = Forest::with(features, 1, &trees, path).map_err(|error| error.to_string())?;
+    let load = started.elapsed();
+    let base = narrow(model.get("base").and_then(Value::as_f64).unwrap_or_default());
+    let report = json!({"load_ms": load.as_secs_f64() * 1e3, "bytes": forest.memory_bytes()});
+    let prepare = |rows: &[f64]| rows.iter().map(|x| narrow(*x)).collect::<Vec<T>>();
+    Ok(measure(features, rows, report, prepare, |rows| {
+        let mut margins = vec![base; rows.len() / features];
+        forest.add_margins(rows, &mut margins);
+        margins.into_iter().map(&wide).collect()
+    }))
 }
 
 fn measure_model(model: &dyn Model, rows: &[f64], report: Value) -> Value {

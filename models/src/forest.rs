@@ -1,9 +1,9 @@
 //! Decision trees in the one form that every tree format is turned into, and their evaluation.
 //!
 //! ```text
-//!   xgboost ──┐                        ┌── the plain form: a few paths at a time, on any machine
+//!   xgboost ──┐                        ┌── the plain form: a few paths at a time
 //!   …         ├──► [Tree] ──► Forest ──┤
-//!   …       ──┘   untrusted   checked  └── lanes: comparisons of bytes, with the vectors of AVX-512 (`simd`)
+//!   …       ──┘   untrusted   checked  └── lanes: comparisons of bytes, with vectors or without (`Path`)
 //! ```
 //!
 //! A parser describes its trees as a list of [`Tree`]s and trusts nothing; [`Forest::new`] proves them to be trees and
@@ -11,9 +11,13 @@
 //! where `x < threshold`, which other comparisons can be written as: `x <= t` is `x < t.next_up()` in that precision, `>`
 //! swaps the children.
 
+#[cfg(target_arch = "x86_64")]
+mod block;
 mod lanes;
+mod lay;
 #[cfg(target_arch = "x86_64")]
 mod simd;
+mod walk;
 
 use std::fmt;
 
@@ -73,6 +77,13 @@ pub(crate) struct Error {
     detail: String,
 }
 
+impl Error {
+    /// What is wrong, for whoever says himself with which tree.
+    pub(crate) fn in_tree(&self) -> String {
+        format!("node {}: {}", self.node, self.detail)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "tree {}, node {}: {}", self.tree, self.node, self.detail)
@@ -87,6 +98,8 @@ pub(crate) trait Number:
     /// The same number, if this precision has it.
     fn exactly(wide: f64) -> Option<Self>;
     fn is_nan(self) -> bool;
+    /// The order of numbers, none of which is NaN: -0 comes before 0.
+    fn total_cmp(&self, other: &Self) -> std::cmp::Ordering;
     /// The number whose bits are an index, and back.
     fn of_index(index: u32) -> Self;
     fn index(self) -> u32;
@@ -117,6 +130,10 @@ impl Number for f32 {
 
     fn is_nan(self) -> bool {
         self.is_nan()
+    }
+
+    fn total_cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.total_cmp(other)
     }
 
     fn of_index(index: u32) -> Self {
@@ -150,6 +167,10 @@ impl Number for f64 {
 
     fn is_nan(self) -> bool {
         self.is_nan()
+    }
+
+    fn total_cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.total_cmp(other)
     }
 
     fn of_index(index: u32) -> Self {
@@ -188,20 +209,39 @@ pub(crate) struct Forest<T> {
     words: Vec<u32>,
     /// Where the categories of each categorical split lie in `words`.
     sets: Vec<Set>,
-    /// The faster form of the trees that fit, if this machine has what evaluates it.
+    /// The faster form of the trees that fit, if it pays.
     lanes: Option<Lanes<T>>,
+    path: Path,
 }
 
-/// Which forms a forest may have.
+/// How a forest is gone through. All ways give the same bits; a machine takes the first that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Forms {
-    /// What is fastest here.
-    Fastest,
-    #[cfg(test)]
+pub(crate) enum Path {
+    /// Lanes with the vectors of AVX-512, and its permutations of bytes.
+    Avx512,
+    /// Lanes with the vectors of AVX2.
+    Avx2,
+    /// Lanes without vectors, a row at a time, if the trees are full.
+    Bytes,
+    /// Without lanes.
     Plain,
-    /// Lanes even for a few trees, if the machine can.
-    #[cfg(test)]
-    Lanes,
+}
+
+impl Path {
+    pub(crate) const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Bytes, Self::Plain];
+
+    /// Whether this machine has it.
+    pub(crate) fn available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => simd::avx512(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => simd::avx2(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512 | Self::Avx2 => false,
+            Self::Bytes | Self::Plain => true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -233,69 +273,57 @@ struct Set {
     listed: bool,
 }
 
-impl<T: Number> Forest<T> {
-    /// Proves that every list of nodes is a tree: indices in range, every node reached by one path (or declared
-    /// unreachable), leaves and thresholds that are numbers, a bounded depth. Then lays them out flat.
-    pub(crate) fn new(features: usize, groups: usize, trees: &[Tree]) -> Result<Self, Error> {
-        Self::with(features, groups, trees, Forms::Fastest)
-    }
+/// Makes a forest, tree after tree: what a parser holds of one tree can be used again for the next.
+pub(crate) struct Builder<T> {
+    forest: Forest<T>,
+    /// Which nodes of the tree have been reached.
+    seen: Vec<bool>,
+    /// Where a node was, where it goes, and how deep it lies.
+    open: Vec<(usize, u32, u32)>,
+}
 
-    fn with(features: usize, groups: usize, trees: &[Tree], forms: Forms) -> Result<Self, Error> {
-        let nodes = trees.iter().map(|tree| tree.nodes.len()).sum();
-        let mut forest = Self {
+impl<T: Number> Builder<T> {
+    pub(crate) fn new(features: usize, groups: usize) -> Self {
+        let forest = Forest {
             features,
             groups,
-            nodes: Vec::with_capacity(nodes),
-            roots: Vec::with_capacity(trees.len()),
+            nodes: Vec::new(),
+            roots: Vec::new(),
             words: Vec::new(),
             sets: Vec::new(),
             lanes: None,
+            path: Path::Plain,
         };
-        for (at, tree) in trees.iter().enumerate() {
-            forest.push(tree).map_err(|(node, detail)| Error { tree: at, node, detail })?;
-        }
-        forest.nodes.shrink_to_fit();
-        #[cfg(target_arch = "x86_64")]
-        forest.add_lanes(forms);
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = forms;
-        Ok(forest)
+        Self { forest, seen: Vec::new(), open: Vec::new() }
     }
 
-    #[cfg(target_arch = "x86_64")]
-    fn add_lanes(&mut self, forms: Forms) {
-        let always = match forms {
-            Forms::Fastest => false,
-            #[cfg(test)]
-            Forms::Plain => return,
-            #[cfg(test)]
-            Forms::Lanes => true,
-        };
-        if !simd::available() {
-            return;
-        }
-        self.lanes = Lanes::new(self, always);
-        if self.lanes.as_ref().is_some_and(|lanes| lanes.narrow() && lanes.trees.len() == self.roots.len()) {
-            self.nodes = Vec::new();
-            self.words = Vec::new();
-            self.sets = Vec::new();
-        }
+    /// Adds an output.
+    pub(crate) fn add_group(&mut self) {
+        self.forest.groups += 1;
     }
 
-    fn push(&mut self, tree: &Tree) -> Result<(), (usize, String)> {
-        if tree.group >= self.groups {
-            return Err((0, format!("it adds to output {} of {}", tree.group, self.groups)));
+    /// Adds a tree, and proves that it is one: indices in range, every node reached by one path (or declared unreachable),
+    /// leaves and thresholds that are numbers, a bounded depth.
+    pub(crate) fn push(&mut self, tree: &Tree) -> Result<(), Error> {
+        let at = self.forest.roots.len();
+        self.try_push(tree).map_err(|(node, detail)| Error { tree: at, node, detail })
+    }
+
+    fn try_push(&mut self, tree: &Tree) -> Result<(), (usize, String)> {
+        if tree.group >= self.forest.groups {
+            return Err((0, format!("it adds to output {} of {}", tree.group, self.forest.groups)));
         }
         let group = u32::try_from(tree.group).map_err(|_| (0, "there are too many outputs".to_owned()))?;
         let root = self.reserve(1).map_err(|detail| (0, detail))?;
-        self.roots.push(Root { node: root, group });
+        self.forest.roots.push(Root { node: root, group });
 
-        let mut seen = vec![false; tree.nodes.len()];
+        self.seen.clear();
+        self.seen.resize(tree.nodes.len(), false);
         let mut reached = 0;
-        // Where a node was, where it goes, and how deep it lies.
-        let mut open = vec![(0_usize, root, 0_u32)];
-        while let Some((from, to, depth)) = open.pop() {
-            let (Some(node), Some(seen)) = (tree.nodes.get(from), seen.get_mut(from)) else {
+        self.open.clear();
+        self.open.push((0, root, 0));
+        while let Some((from, to, depth)) = self.open.pop() {
+            let (Some(node), Some(seen)) = (tree.nodes.get(from), self.seen.get_mut(from)) else {
                 return Err((from, format!("there is no such node, there are {}", tree.nodes.len())));
             };
             if std::mem::replace(seen, true) {
@@ -307,10 +335,10 @@ impl<T: Number> Forest<T> {
             reached += 1;
             let (node, children) = self.lay(node).map_err(|detail| (from, detail))?;
             if let Some(children) = children {
-                open.push((children.right, node.left + 1, depth + 1));
-                open.push((children.left, node.left, depth + 1));
+                self.open.push((children.right, node.left + 1, depth + 1));
+                self.open.push((children.left, node.left, depth + 1));
             }
-            if let Some(place) = self.nodes.get_mut(to as usize) {
+            if let Some(place) = self.forest.nodes.get_mut(to as usize) {
                 *place = node;
             }
         }
@@ -336,8 +364,8 @@ impl<T: Number> Forest<T> {
                 (*feature, CATEGORICAL, T::of_index(self.push_set(categories)?), *children)
             }
         };
-        if feature >= self.features {
-            return Err(format!("it splits on feature {feature} of {}", self.features));
+        if feature >= self.forest.features {
+            return Err(format!("it splits on feature {feature} of {}", self.forest.features));
         }
         let feature = u32::try_from(feature).ok().filter(|feature| *feature <= FEATURE);
         let feature = feature.ok_or("there are too many features")?;
@@ -347,10 +375,10 @@ impl<T: Number> Forest<T> {
     }
 
     fn reserve(&mut self, nodes: usize) -> Result<u32, String> {
-        let first = self.nodes.len();
+        let first = self.forest.nodes.len();
         let end = first.checked_add(nodes).filter(|end| u32::try_from(*end).is_ok());
         let end = end.ok_or("there are too many nodes")?;
-        self.nodes.resize(end, Node { split: 0, left: 0, value: T::default() });
+        self.forest.nodes.resize(end, Node { split: 0, left: 0, value: T::default() });
         u32::try_from(first).map_err(|_| "there are too many nodes".to_owned())
     }
 
@@ -358,22 +386,69 @@ impl<T: Number> Forest<T> {
         if let Some(category) = categories.iter().find(|category| **category >= CATEGORY_END) {
             return Err(format!("its category {category} is not below {CATEGORY_END}"));
         }
-        let from = self.words.len();
+        let from = self.forest.words.len();
         let bits = categories.iter().max().map_or(0, |max| *max as usize / 32 + 1);
         // A few high categories of a short file must not unfold into a long bitset.
         let listed = bits > 4 * categories.len();
         if listed {
-            self.words.extend(categories);
-            self.words[from..].sort_unstable();
+            self.forest.words.extend(categories);
+            self.forest.words[from..].sort_unstable();
         } else {
-            self.words.resize(from + bits, 0);
+            self.forest.words.resize(from + bits, 0);
             for category in categories {
-                self.words[from + *category as usize / 32] |= 1 << (category % 32);
+                self.forest.words[from + *category as usize / 32] |= 1 << (category % 32);
             }
         }
         let narrow = |n: usize| u32::try_from(n).map_err(|_| "there are too many categories".to_owned());
-        self.sets.push(Set { from: narrow(from)?, end: narrow(self.words.len())?, listed });
-        narrow(self.sets.len() - 1)
+        self.forest.sets.push(Set { from: narrow(from)?, end: narrow(self.forest.words.len())?, listed });
+        narrow(self.forest.sets.len() - 1)
+    }
+
+    /// The forest, for the fastest path of this machine.
+    pub(crate) fn build(self) -> Forest<T> {
+        self.finish(None)
+    }
+
+    fn finish(self, path: Option<Path>) -> Forest<T> {
+        let mut forest = self.forest;
+        forest.add_lanes(path);
+        forest.nodes.shrink_to_fit();
+        forest.roots.shrink_to_fit();
+        forest
+    }
+}
+
+impl<T: Number> Forest<T> {
+    /// Proves that every list of nodes is a tree, as [`Builder::push`] does it, and lays them out flat.
+    pub(crate) fn new(features: usize, groups: usize, trees: &[Tree]) -> Result<Self, Error> {
+        Self::with(features, groups, trees, None)
+    }
+
+    /// The same for a path that the machine has, even where it does not pay; for the fastest otherwise.
+    pub(crate) fn with(features: usize, groups: usize, trees: &[Tree], path: Option<Path>) -> Result<Self, Error> {
+        let mut builder = Builder::new(features, groups);
+        builder.forest.nodes.reserve_exact(trees.iter().map(|tree| tree.nodes.len()).sum());
+        builder.forest.roots.reserve_exact(trees.len());
+        for tree in trees {
+            builder.push(tree)?;
+        }
+        Ok(builder.finish(path))
+    }
+
+    fn add_lanes(&mut self, path: Option<Path>) {
+        let always = path.is_some();
+        let path = path.filter(|path| path.available()).or_else(|| Path::ALL.into_iter().find(|path| path.available()));
+        self.path = path.unwrap_or(Path::Plain);
+        if self.path == Path::Plain {
+            return;
+        }
+        self.lanes =
+            Lanes::new(self, always).filter(|lanes| self.path != Path::Bytes || (lanes.narrow() && lanes.full));
+        if self.lanes.as_ref().is_some_and(|lanes| lanes.narrow() && lanes.trees.len() == self.roots.len()) {
+            self.nodes = Vec::new();
+            self.words = Vec::new();
+            self.sets = Vec::new();
+        }
     }
 
     /// How many margins a row gets.
@@ -385,9 +460,14 @@ impl<T: Number> Forest<T> {
     ///
     /// `rows` is row-major with `features` columns, `margins` row-major with `groups`.
     pub(crate) fn add_margins(&self, rows: &[T], margins: &mut [T]) {
-        #[cfg(target_arch = "x86_64")]
         if let Some(lanes) = &self.lanes {
-            return simd::add_margins(self, lanes, rows, margins);
+            return match self.path {
+                #[cfg(target_arch = "x86_64")]
+                Path::Avx512 | Path::Avx2 => {
+                    simd::add_margins(self.path == Path::Avx512, self, lanes, rows, margins);
+                }
+                _ => walk::add_margins(self, lanes, rows, margins),
+            };
         }
         let rows = rows.chunks(self.features.max(1) * BLOCK);
         for (rows, margins) in rows.zip(margins.chunks_mut(self.groups.max(1) * BLOCK)) {
@@ -628,7 +708,7 @@ mod tests {
         assert!(Forest::<f32>::new(3, 2, &[other]).is_err());
     }
 
-    mod both_forms {
+    mod all_paths {
         use proptest::prelude::*;
 
         use super::*;
@@ -703,22 +783,22 @@ mod tests {
 
         fn check<T: Number>(case: &Case, rows: &[T], first: T) -> Result<(), TestCaseError> {
             let Case { features, groups, trees, .. } = case;
-            let plain = Forest::with(*features, *groups, trees, Forms::Plain).expect("trees");
-            let lanes = Forest::with(*features, *groups, trees, Forms::Lanes).expect("trees");
+            let plain = Forest::with(*features, *groups, trees, Some(Path::Plain)).expect("trees");
             let mut expected = vec![first; rows.len() / features * groups];
             for (row, margins) in rows.chunks(*features).zip(expected.chunks_mut(*groups)) {
                 for root in &plain.roots {
                     margins[root.group as usize] += plain.leaf(root.node, row);
                 }
             }
-            for forest in [&plain, &lanes] {
+            for path in Path::ALL.into_iter().filter(|path| path.available()) {
+                let forest = Forest::with(*features, *groups, trees, Some(path)).expect("trees");
                 let mut margins = vec![first; expected.len()];
                 forest.add_margins(rows, &mut margins);
-                prop_assert_eq!(&margins, &expected);
+                prop_assert_eq!(&margins, &expected, "{:?}", path);
+                let mut margins = vec![first; *groups];
+                forest.add_margins(&rows[..*features], &mut margins);
+                prop_assert_eq!(&margins, &expected[..*groups], "{:?}", path);
             }
-            let mut margins = vec![first; *groups];
-            lanes.add_margins(&rows[..*features], &mut margins);
-            prop_assert_eq!(&margins, &expected[..*groups]);
             Ok(())
         }
 

@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 
 use self::linear::LinearTrees;
 use self::text::{Field, Header, Lines, TreeFields, TreeText};
-use crate::forest::{Forest, Tree};
+use crate::forest::{self, Forest};
 use crate::{Data, DataType, Dim, InferError, LoadError, Loader, Model, Signature, Tensor, TensorSpec};
 
 const FORMAT: &str = "lightgbm";
@@ -35,8 +35,8 @@ const MAX_FEATURES: usize = 1 << 20;
 /// What lies within this of 0 is 0 to LightGBM (`kZeroThreshold`): the FP32 number, in FP64.
 const ZERO: f64 = 1e-35_f32 as f64;
 
-/// About how many bytes of trees are read before they are checked and laid out: it bounds what loading takes beyond the
-/// file and the model, and is so much that most models are one part.
+/// About how many bytes of trees are read before they become lanes: it bounds what loading takes beyond the file and the
+/// model, and is so much that most models are one part.
 const PART_BYTES: usize = 24 << 20;
 
 /// The loader of the format `lightgbm`: gradient-boosted trees as LightGBM saves them, in text (`.txt`).
@@ -208,7 +208,7 @@ impl Lightgbm {
             return Err(malformed("average_output without trees"));
         }
         let divisor = if header.average_output { (trees / classes) as f64 } else { 1.0 };
-        let (parts, uses) = builder.finish()?;
+        let (parts, uses) = builder.finish();
         Ok(Self { signature: signature(features, classes), classes, parts, uses, divisor, transform })
     }
 
@@ -287,19 +287,17 @@ impl Model for Lightgbm {
     }
 }
 
-/// Gathers trees, and lays them out part by part.
+/// Lays trees out as they are read, part by part.
 struct Builder {
     classes: usize,
     parts: Vec<Part>,
     uses: Vec<Use>,
-    /// The trees of the part that is being read.
-    trees: Vec<Tree>,
-    /// Their leaves, if they are linear.
-    linear: Option<LinearTrees>,
+    /// The part that is being read.
+    forest: forest::Builder<f64>,
+    trees: usize,
     bytes: usize,
-    /// The number of the part's first tree, and the line of each of its trees.
-    first: usize,
-    lines: Vec<usize>,
+    /// The leaves of its trees, if they are linear.
+    linear: Option<LinearTrees>,
 }
 
 impl Builder {
@@ -308,11 +306,10 @@ impl Builder {
             classes,
             parts: Vec::new(),
             uses: vec![Use::default(); features],
-            trees: Vec::new(),
-            linear: None,
+            forest: forest::Builder::new(features, classes),
+            trees: 0,
             bytes: 0,
-            first: 0,
-            lines: Vec::new(),
+            linear: None,
         }
     }
 
@@ -322,54 +319,39 @@ impl Builder {
             || self.linear.as_ref().is_some_and(LinearTrees::is_full)
             || self.linear.is_some() != leaves.is_some();
         if full {
-            self.lay()?;
-            self.first = at;
+            self.lay(leaves.is_some());
         }
-        let group = at % self.classes;
-        match leaves {
-            Some(leaves) => {
-                // The forest finds each tree's leaf, in a column of its own.
-                tree.group = self.trees.len();
-                self.linear
-                    .get_or_insert_with(|| LinearTrees::new(self.uses.len(), self.classes))
-                    .push(group, leaves)?;
-            }
-            None => tree.group = group,
+        tree.group = at % self.classes;
+        if let Some(leaves) = leaves {
+            let linear = self.linear.get_or_insert_with(|| LinearTrees::new(self.uses.len(), self.classes));
+            linear.push(tree.group, leaves)?;
+            // The forest finds each tree's leaf, in a column of its own.
+            tree.group = self.trees;
+            self.forest.add_group();
         }
         self.bytes += bytes;
-        self.lines.push(fields.line());
-        self.trees.push(tree);
-        Ok(())
+        self.trees += 1;
+        let pushed = self.forest.push(&tree);
+        pushed.map_err(|error| malformed(format!("line {}, Tree={at}: {}", fields.line(), error.in_tree())))
     }
 
-    /// Ends a part.
-    fn lay(&mut self) -> Result<(), LoadError> {
-        let trees = std::mem::take(&mut self.trees);
-        let lines = std::mem::take(&mut self.lines);
-        self.bytes = 0;
-        if trees.is_empty() {
-            return Ok(());
-        }
-        let groups = if self.linear.is_some() { trees.len() } else { self.classes };
-        let forest = Forest::new(self.uses.len(), groups, &trees).map_err(|error| {
-            // The number that the error names is that within the part: ask each tree by itself.
-            let alone = trees.iter().zip(&lines).enumerate().find_map(|(at, (tree, line))| {
-                let error = Forest::<f64>::new(self.uses.len(), groups, std::slice::from_ref(tree)).err()?.to_string();
-                let detail = error.strip_prefix("tree 0, ").unwrap_or(&error).to_owned();
-                Some(malformed(format!("line {line}, Tree={}: {detail}", self.first + at)))
+    /// Ends a part, and begins one of trees that are linear, or not.
+    fn lay(&mut self, linear: bool) {
+        let groups = if linear { 0 } else { self.classes };
+        let forest = std::mem::replace(&mut self.forest, forest::Builder::new(self.uses.len(), groups));
+        if self.trees > 0 {
+            let forest = forest.build();
+            self.parts.push(match self.linear.take() {
+                Some(linear) => Part::Linear(linear.with(forest)),
+                None => Part::Plain(forest),
             });
-            alone.unwrap_or_else(|| malformed(error.to_string()))
-        })?;
-        self.parts.push(match self.linear.take() {
-            Some(linear) => Part::Linear(linear.with(forest)),
-            None => Part::Plain(forest),
-        });
-        Ok(())
+        }
+        (self.trees, self.bytes) = (0, 0);
     }
 
-    fn finish(mut self) -> Result<(Vec<Part>, Vec<Use>), LoadError> {
-        self.lay()?;
-        Ok((self.parts, self.uses))
+    fn finish(mut self) -> (Vec<Part>, Vec<Use>) {
+        self.lay(false);
+        (self.parts, self.uses)
     }
 }
 

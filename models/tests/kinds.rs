@@ -282,7 +282,11 @@ mod xgboost {
             (tree("right_children", json!([1, -1, -1])), "tree 0, node 1: two paths"),
             (tree("right_children", json!([3, -1, -1])), "tree 0, node 3: there is no such node"),
             (tree("right_children", json!([-7, -1, -1])), "there is no such node"),
-            (tree("right_children", json!([i64::MAX, -1, -1])), "there is no such node"),
+            (tree("right_children", json!([i32::MAX, -1, -1])), "there is no such node"),
+            (
+                tree("right_children", json!([i64::MAX, -1, -1])),
+                "integer `9223372036854775807`, expected i32 at line 1",
+            ),
             (tree("left_children", json!([-1, -1, -1])), "no path leads to 2 nodes"),
             (tree("left_children", json!([1, -1])), "left_children has 2 entries for num_nodes 3"),
             (tree("left_children", json!([1, -1, "x"])), "invalid type: string"),

@@ -1,25 +1,26 @@
-//! The evaluation of [`Lanes`] with the vectors of AVX-512 and its permutations of bytes (VBMI): Ice Lake, Zen 4, later.
+//! The evaluation of [`Lanes`] with the vectors of AVX-512 and its permutations of bytes (VBMI): Ice Lake, Zen 4, later;
+//! and with those of AVX2.
 //!
-//! The one file of this crate with `unsafe`: the loads and stores of whole arrays, and the one call that needs the
-//! processor to have what [`available`] asks for. All indices are checked.
+//! The one file of this crate with `unsafe`: the loads and stores of whole arrays, and the calls that need the processor
+//! to have what [`avx512`] and [`avx2`] ask for. All indices are checked.
 #![expect(unsafe_code, reason = "4 to 20 times as fast as the plain form: cargo bench -p hotserve-models")]
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Bytes, LEAVES, Lanes, RUNGS, Ranked, Run, Words};
+use super::block::{self, Kernels, ROWS, Scratch, split};
+use super::lanes::{Bytes, LEAVES, Lanes, NARROW, RUNGS, Run, Words};
+use super::walk::{self, Branches, rank};
 use super::{Forest, Number};
 
-/// Rows of one vector of bytes.
-const ROWS: usize = 64;
+/// From so many rows on it pays to have rows side by side: the time of 64 of them by that of one.
+const BATCH: usize = 21;
+const FULL_BATCH: usize = 31;
 
-/// From so many rows on it pays to have rows side by side: fewer, if the way to a leaf is not that through a full tree.
-const BATCH: usize = 28;
-const FULL_BATCH: usize = 60;
+/// The same with AVX2.
+const BATCH_2: usize = 19;
+const FULL_BATCH_2: usize = 23;
 
-/// What the columns of a block may take of the second-level cache.
-const CACHE: usize = 256 << 10;
-
-pub(super) fn available() -> bool {
+pub(super) fn avx512() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
@@ -30,57 +31,122 @@ pub(super) fn available() -> bool {
         && is_x86_feature_detected!("popcnt")
 }
 
-/// What [`Forest::add_margins`] says. The forest has lanes only where this is [`available`].
-pub(super) fn add_margins<T: Number>(forest: &Forest<T>, lanes: &Lanes<T>, rows: &[T], margins: &mut [T]) {
-    // SAFETY: `Forest::add_lanes`, which alone makes lanes, has found the features to be available.
-    unsafe { add(forest, lanes, rows, margins) }
+pub(super) fn avx2() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("popcnt")
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
-fn add<T: Number>(forest: &Forest<T>, lanes: &Lanes<T>, mut rows: &[T], mut margins: &mut [T]) {
-    let (features, groups) = (forest.features.max(1), forest.groups.max(1));
-    let batch = if lanes.left_over.is_empty() { FULL_BATCH } else { BATCH };
-    let mut scratch = Scratch::default();
-    loop {
-        let count = rows.len() / features;
-        if count == 0 {
-            return;
-        }
-        let fits = |words: usize| count > words / 2 * ROWS && lanes.columns * words * ROWS <= CACHE;
-        let now = if count < batch && lanes.narrow() {
-            1
-        } else if fits(8) {
-            8 * ROWS
-        } else if fits(4) {
-            4 * ROWS
-        } else if fits(2) {
-            2 * ROWS
-        } else {
-            ROWS
-        }
-        .min(count);
-        let (block, rest) = rows.split_at(now * features);
-        let (sums, others) = margins.split_at_mut((now * groups).min(margins.len()));
-        match now {
-            1 if lanes.narrow() => match lanes.ranks {
-                0..=64 => add_row::<T, 1>(forest, lanes, block, sums, &mut scratch.codes),
-                65..=128 => add_row::<T, 2>(forest, lanes, block, sums, &mut scratch.codes),
-                _ => add_row::<T, 4>(forest, lanes, block, sums, &mut scratch.codes),
-            },
-            0..=64 => add_block::<T, 1>(forest, lanes, block, sums, &mut scratch),
-            65..=128 => add_block::<T, 2>(forest, lanes, block, sums, &mut scratch),
-            129..=256 => add_block::<T, 4>(forest, lanes, block, sums, &mut scratch),
-            _ => add_block::<T, 8>(forest, lanes, block, sums, &mut scratch),
-        }
-        (rows, margins) = (rest, others);
+/// What [`Forest::add_margins`] says, with AVX-512 or with AVX2.
+pub(super) fn add_margins<T: Number>(wide: bool, forest: &Forest<T>, lanes: &Lanes<T>, rows: &[T], margins: &mut [T]) {
+    if wide {
+        // SAFETY: `Path::available` has asked for the features before `Forest::add_lanes` made lanes for them.
+        unsafe { add_512(forest, lanes, rows, margins) }
+    } else {
+        // SAFETY: as above.
+        unsafe { add_2(forest, lanes, rows, margins) }
     }
 }
 
-#[derive(Default)]
-struct Scratch<T> {
-    codes: Vec<u8>,
-    columns: Vec<Bytes>,
-    sums: Vec<T>,
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
+fn add_512<T: Number>(forest: &Forest<T>, lanes: &Lanes<T>, rows: &[T], margins: &mut [T]) {
+    let batch = if lanes.full { FULL_BATCH } else { BATCH };
+    let one = |row: &[T], margins: &mut [T], scratch: &mut Scratch<T>| match lanes.ranks {
+        0..=64 => add_row::<T, 1>(forest, lanes, row, margins, &mut scratch.codes),
+        65..=128 => add_row::<T, 2>(forest, lanes, row, margins, &mut scratch.codes),
+        _ => add_row::<T, 4>(forest, lanes, row, margins, &mut scratch.codes),
+    };
+    split(forest, lanes, (rows, margins), batch, one, |words, rows, margins, scratch| match words {
+        1 => add_block_512::<T, 1>(forest, lanes, rows, margins, scratch),
+        2 => add_block_512::<T, 2>(forest, lanes, rows, margins, scratch),
+        _ => add_block_512::<T, 4>(forest, lanes, rows, margins, scratch),
+    });
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
+#[inline(never)]
+fn add_block_512<T: Number, const WORDS: usize>(
+    forest: &Forest<T>,
+    lanes: &Lanes<T>,
+    rows: &[T],
+    margins: &mut [T],
+    scratch: &mut Scratch<T>,
+) {
+    let kernels = Kernels {
+        above: |bytes: &Bytes, rank: u8| _mm512_cmpgt_epu8_mask(load(bytes), _mm512_set1_epi8(rank.cast_signed())),
+        among: |bytes: &Bytes, bits: &Bytes, set: &[u8; 32]| {
+            let set = _mm512_broadcast_i64x4(load_half(set));
+            _mm512_test_epi8_mask(_mm512_permutexvar_epi8(load(bytes), set), load(bits))
+        },
+        turns: |right: &[[u64; WORDS]; LEAVES]| turns_512(right),
+        numbers: |reach: &[[u64; WORDS]; 2 * LEAVES]| numbers_512(reach),
+        add_leaves: |leaves: &[T; LEAVES], planes: &[[u64; WORDS]; 6], sums: &mut [T]| add_leaves(leaves, planes, sums),
+        reached: |numbers: &[T; RUNGS], x: T| reached(numbers, x),
+    };
+    block::add::<T, WORDS>(forest, lanes, rows, margins, scratch, &kernels);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline(never)]
+fn turns_512<const WORDS: usize>(right: &[[u64; WORDS]; LEAVES]) -> [[u64; WORDS]; 6] {
+    block::turns(right)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline(never)]
+fn numbers_512<const WORDS: usize>(reach: &[[u64; WORDS]; 2 * LEAVES]) -> [[u64; WORDS]; 6] {
+    block::numbers(reach)
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+fn add_2<T: Number>(forest: &Forest<T>, lanes: &Lanes<T>, rows: &[T], margins: &mut [T]) {
+    let batch = if lanes.full { FULL_BATCH_2 } else { BATCH_2 };
+    let one = |row: &[T], margins: &mut [T], scratch: &mut Scratch<T>| {
+        let reached = |numbers: &[T; RUNGS], x: T| reached_2(numbers, x);
+        let codes = &mut scratch.codes;
+        macro_rules! add_row {
+            ($exit:expr) => {
+                walk::add_row(forest, lanes, row, margins, codes, reached, $exit)
+            };
+        }
+        match (lanes.full, lanes.ranks) {
+            (true, 0..=32) => add_row!(|x, tree| full_2::<2>(x, tree)),
+            (true, 33..=64) => add_row!(|x, tree| full_2::<4>(x, tree)),
+            (true, _) => add_row!(walk::full_exit),
+            (false, 0..=32) => add_row!(|x, tree| exit_2::<2>(x, tree)),
+            (false, 33..=64) => add_row!(|x, tree| exit_2::<4>(x, tree)),
+            (false, 65..=128) => add_row!(|x, tree| exit_2::<8>(x, tree)),
+            (false, _) => add_row!(|x, tree| exit_2::<16>(x, tree)),
+        }
+    };
+    split(forest, lanes, (rows, margins), batch, one, |words, rows, margins, scratch| match words {
+        1 => add_block_2::<T, 1>(forest, lanes, rows, margins, scratch),
+        2 => add_block_2::<T, 2>(forest, lanes, rows, margins, scratch),
+        _ => add_block_2::<T, 4>(forest, lanes, rows, margins, scratch),
+    });
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+#[inline(never)]
+fn add_block_2<T: Number, const WORDS: usize>(
+    forest: &Forest<T>,
+    lanes: &Lanes<T>,
+    rows: &[T],
+    margins: &mut [T],
+    scratch: &mut Scratch<T>,
+) {
+    let kernels = Kernels {
+        above: |bytes: &Bytes, rank: u8| above_2(bytes, rank),
+        among: |bytes: &Bytes, bits: &Bytes, set: &[u8; 32]| among_2(bytes, bits, set),
+        turns: |right: &[[u64; WORDS]; LEAVES]| turns_2(right),
+        numbers: |reach: &[[u64; WORDS]; 2 * LEAVES]| numbers_2(reach),
+        add_leaves: |leaves: &[T; LEAVES], planes: &[[u64; WORDS]; 6], sums: &mut [T]| {
+            add_leaves_2(leaves, planes, sums)
+        },
+        reached: |numbers: &[T; RUNGS], x: T| reached_2(numbers, x),
+    };
+    block::add::<T, WORDS>(forest, lanes, rows, margins, scratch, &kernels);
 }
 
 /// One row: all splits of a tree are compared at once, and the bits lead to the leaf.
@@ -96,7 +162,7 @@ fn add_row<T: Number, const TABLES: usize>(
     let bytes = table.as_mut_slice();
     for ranked in &lanes.ranked {
         let x = row.get(ranked.feature as usize).copied().unwrap_or_default();
-        ranked.each(rank(lanes, ranked, x), |column, byte| {
+        ranked.each(rank(lanes, ranked, x, |numbers, x| reached(numbers, x)), |column, byte| {
             if let Some(place) = bytes.get_mut(column / 64) {
                 place.0[column % 64] = byte;
             }
@@ -149,7 +215,7 @@ fn add_row<T: Number, const TABLES: usize>(
             }
             at += trees.len();
             let mut exits = [0_u64; 64];
-            if lanes.left_over.is_empty() {
+            if lanes.full {
                 for (masks, exits) in goes_right.as_chunks::<8>().0.iter().zip(exits.as_chunks_mut::<8>().0) {
                     full_exits(masks, exits);
                 }
@@ -225,150 +291,6 @@ fn exit_of(goes_right: u64, left_over: &[Words]) -> u64 {
     u64::from((_mm512_reduce_and_epi64(left) as u64).trailing_zeros())
 }
 
-/// Rows side by side: each test of a tree asks all of them, and the bits are carried down to the leaves.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
-fn add_block<T: Number, const WORDS: usize>(
-    forest: &Forest<T>,
-    lanes: &Lanes<T>,
-    rows: &[T],
-    margins: &mut [T],
-    scratch: &mut Scratch<T>,
-) {
-    let (features, groups) = (forest.features.max(1), forest.groups.max(1));
-    encode(lanes, rows, features, WORDS, &mut scratch.columns);
-    let columns = scratch.columns.as_chunks::<WORDS>().0;
-
-    // By margin, so that a tree adds to a run of numbers.
-    let block = WORDS * ROWS;
-    let sums = &mut scratch.sums;
-    sums.clear();
-    sums.resize(groups * block, T::default());
-    for (sums, group) in sums.chunks_exact_mut(block).zip(0..) {
-        sums.iter_mut().zip(margins.iter().skip(group).step_by(groups)).for_each(|(sum, margin)| *sum = *margin);
-    }
-
-    let mut right = [[0_u64; WORDS]; LEAVES];
-    let mut reach = [[0_u64; WORDS]; 2 * LEAVES];
-    let (mut test, mut set, mut step) = (0, 0, 0);
-    for run in &lanes.runs {
-        let (from, end) = match *run {
-            Run::Small { from, end } => (from, end),
-            Run::Plain { root, group } => {
-                let sums = sums.get_mut(group as usize * block..).unwrap_or_default();
-                add_plain(forest, root, rows, features, sums);
-                continue;
-            }
-        };
-        let trees = lanes.trees.get(from..end).unwrap_or_default();
-        for (tree, leaves) in trees.iter().zip(lanes.leaves.get(from..end).unwrap_or_default()) {
-            for test in lanes.tests.get(test..tree.tests as usize).unwrap_or_default() {
-                let Some(column) = columns.get(usize::from(test.column)) else { continue };
-                let rank = _mm512_set1_epi8(test.rank.cast_signed());
-                for (bits, bytes) in right[usize::from(test.slot) % LEAVES].iter_mut().zip(column) {
-                    *bits = _mm512_cmpgt_epu8_mask(load(bytes), rank);
-                }
-            }
-            test = tree.tests as usize;
-            for test in lanes.sets.get(set..tree.sets as usize).unwrap_or_default() {
-                let at = usize::from(test.column);
-                let Some([bytes, bits]) = columns.get(at..at + 2) else { continue };
-                let bitset = _mm512_broadcast_i64x4(load_half(&test.bits));
-                let right = right[usize::from(test.slot) % LEAVES].iter_mut();
-                for ((right, byte), bit) in right.zip(bytes).zip(bits) {
-                    *right = _mm512_test_epi8_mask(_mm512_permutexvar_epi8(load(byte), bitset), load(bit));
-                }
-            }
-            set = tree.sets as usize;
-
-            if !tree.dense || usize::from(tree.leaves) < LEAVES {
-                reach[LEAVES..].fill([0; WORDS]);
-            }
-            let steps = lanes.steps.get(step..tree.steps as usize).unwrap_or_default();
-            step = tree.steps as usize;
-            // A tree of one leaf has no step.
-            let root = steps.first().map_or(LEAVES, |step| usize::from(step.slot));
-            reach[root % (2 * LEAVES)] = [u64::MAX; WORDS];
-            for step in steps {
-                let goes_right = &right[usize::from(step.slot) % LEAVES];
-                let here = reach[usize::from(step.slot) % LEAVES];
-                reach[usize::from(step.left) % (2 * LEAVES)] = std::array::from_fn(|at| here[at] & !goes_right[at]);
-                reach[usize::from(step.right) % (2 * LEAVES)] = std::array::from_fn(|at| here[at] & goes_right[at]);
-            }
-            let planes = planes(&reach);
-            let sums = sums.get_mut(tree.group as usize * block..).unwrap_or_default();
-            add_leaves(leaves, &planes, sums);
-        }
-    }
-
-    for (sums, group) in sums.chunks_exact(block).zip(0..) {
-        margins.iter_mut().skip(group).step_by(groups).zip(sums).for_each(|(margin, sum)| *margin = *sum);
-    }
-}
-
-fn add_plain<T: Number>(forest: &Forest<T>, root: u32, rows: &[T], features: usize, sums: &mut [T]) {
-    for (row, sum) in rows.chunks_exact(features).zip(sums) {
-        *sum += forest.leaf(root, row);
-    }
-}
-
-/// Makes the columns of a block of rows; what is beyond the last row has some byte or other.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
-fn encode<T: Number>(lanes: &Lanes<T>, rows: &[T], features: usize, words: usize, columns: &mut Vec<Bytes>) {
-    columns.resize(lanes.columns * words, Bytes([0; 64]));
-    for ranked in &lanes.ranked {
-        let numbers = || rows.iter().skip(ranked.feature as usize).step_by(features);
-        if let Some((first, others)) = lanes.rungs(ranked) {
-            for (column, missing) in [(ranked.low, 0), (ranked.high, u8::MAX)] {
-                let Some(column) = column else { continue };
-                let bytes = columns.get_mut(usize::from(column) * words..).unwrap_or_default();
-                let bytes = bytes.iter_mut().flat_map(|bytes| &mut bytes.0);
-                for (x, byte) in numbers().zip(bytes) {
-                    *byte = if x.is_nan() { missing } else { climb(first, others, *x) as u8 };
-                }
-            }
-            continue;
-        }
-        for (row, x) in numbers().enumerate() {
-            ranked.each(rank(lanes, ranked, *x), |column, byte| put(columns, column * words, row, byte));
-        }
-    }
-    for coded in &lanes.coded {
-        let column = usize::from(coded.column);
-        for (row, x) in rows.iter().skip(coded.feature as usize).step_by(features).enumerate() {
-            let code = lanes.code(coded, *x);
-            put(columns, column * words, row, code / 8);
-            put(columns, (column + 1) * words, row, 1 << (code % 8));
-        }
-    }
-}
-
-fn put(columns: &mut [Bytes], column: usize, row: usize, byte: u8) {
-    if let Some(bytes) = columns.get_mut(column + row / ROWS) {
-        bytes.0[row % ROWS] = byte;
-    }
-}
-
-/// How many thresholds a number reaches; none, if it is missing.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
-#[inline]
-fn rank<T: Number>(lanes: &Lanes<T>, ranked: &Ranked, x: T) -> Option<usize> {
-    if x.is_nan() {
-        return None;
-    }
-    Some(match lanes.rungs(ranked) {
-        Some((first, others)) => climb(first, others, x),
-        None => lanes.cuts(ranked).partition_point(|cut| *cut <= x),
-    })
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
-#[inline]
-fn climb<T: Number>(first: &[T; RUNGS], others: &[[T; RUNGS]; RUNGS], x: T) -> usize {
-    // The last of 256 would be there only if there were 256.
-    let rung = reached(first, x) % RUNGS;
-    rung * RUNGS + reached(&others[rung], x)
-}
-
 /// How many of the numbers are not above one.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,bmi1,bmi2,popcnt")]
 #[inline]
@@ -388,28 +310,9 @@ fn reached<T: Number>(numbers: &[T; RUNGS], x: T) -> usize {
     mask.count_ones() as usize
 }
 
-/// The bits of the numbers of the leaves that are reached.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn planes<const WORDS: usize>(reach: &[[u64; WORDS]; 2 * LEAVES]) -> [[u64; WORDS]; 6] {
-    let mut planes = [[0; WORDS]; 6];
-    let mut fold = [[0; WORDS]; LEAVES];
-    fold.copy_from_slice(&reach[LEAVES..]);
-    let mut width = LEAVES;
-    for plane in &mut planes {
-        width /= 2;
-        for at in 0..width {
-            for word in 0..WORDS {
-                let odd = fold[2 * at + 1][word];
-                plane[word] |= odd;
-                fold[at][word] = fold[2 * at][word] | odd;
-            }
-        }
-    }
-    planes
-}
-
 /// Adds to each row's sum the leaf of its number.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline(never)]
 fn add_leaves<T: Number, const WORDS: usize>(leaves: &[T; LEAVES], planes: &[[u64; WORDS]; 6], sums: &mut [T]) {
     for (at, sums) in sums.chunks_exact_mut(ROWS).take(WORDS).enumerate() {
         let mut numbers = _mm512_maskz_set1_epi8(planes[0][at], 1);
@@ -477,13 +380,191 @@ fn add_f64(leaves: &[f64], numbers: __m512i, middle: u64, high: u64, sums: &mut 
     }
 }
 
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+#[inline(never)]
+fn turns_2<const WORDS: usize>(right: &[[u64; WORDS]; LEAVES]) -> [[u64; WORDS]; 6] {
+    block::turns(right)
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+#[inline(never)]
+fn numbers_2<const WORDS: usize>(reach: &[[u64; WORDS]; 2 * LEAVES]) -> [[u64; WORDS]; 6] {
+    block::numbers(reach)
+}
+
+#[target_feature(enable = "avx2")]
+fn above_2(bytes: &Bytes, rank: u8) -> u64 {
+    // A rank is 254 at the most.
+    let least = _mm256_set1_epi8(rank.wrapping_add(1).cast_signed());
+    let [low, high] = load_halves(bytes);
+    join(_mm256_cmpeq_epi8(_mm256_max_epu8(low, least), low), _mm256_cmpeq_epi8(_mm256_max_epu8(high, least), high))
+}
+
+#[target_feature(enable = "avx2")]
+fn among_2(bytes: &Bytes, bits: &Bytes, set: &[u8; 32]) -> u64 {
+    let set = load_half(set);
+    let (first, second) = (_mm256_permute4x64_epi64::<0x44>(set), _mm256_permute4x64_epi64::<0xee>(set));
+    let absent = |bytes: __m256i, bits: __m256i| {
+        // The fifth bit of an index says which half, and becomes the sign.
+        let (low, high) = (_mm256_shuffle_epi8(first, bytes), _mm256_shuffle_epi8(second, bytes));
+        let words = _mm256_blendv_epi8(low, high, _mm256_slli_epi16::<3>(bytes));
+        _mm256_cmpeq_epi8(_mm256_and_si256(words, bits), _mm256_setzero_si256())
+    };
+    let ([a, b], [c, d]) = (load_halves(bytes), load_halves(bits));
+    !join(absent(a, c), absent(b, d))
+}
+
+/// The signs of the bytes.
+#[target_feature(enable = "avx2")]
+fn join(low: __m256i, high: __m256i) -> u64 {
+    let (low, high) = (_mm256_movemask_epi8(low).cast_unsigned(), _mm256_movemask_epi8(high).cast_unsigned());
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// A byte of ones for each bit.
+#[target_feature(enable = "avx2")]
+fn spread(bits: u32) -> __m256i {
+    let each = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+    let select = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
+    let bits = _mm256_shuffle_epi8(_mm256_set1_epi32(bits.cast_signed()), each);
+    _mm256_cmpeq_epi8(_mm256_and_si256(bits, select), select)
+}
+
+/// The bytes of a row that a tree compares are looked up in the first sixteenths of them, and those that are not above
+/// their ranks become ones.
+#[target_feature(enable = "avx2")]
+fn not_above_2<const SIXTEENTHS: usize>(row: &[u8; NARROW], [columns, ranks]: &[Bytes; 2]) -> [__m256i; 2] {
+    let (columns, ranks) = (load_halves(columns), load_halves(ranks));
+    let mut found = [_mm256_setzero_si256(); 2];
+    for (found, columns) in found.iter_mut().zip(columns) {
+        for (at, bytes) in (0_u8..).zip(&row.as_chunks::<16>().0[..SIXTEENTHS]) {
+            // What lies in another sixteenth gets its highest bit set, and is looked up as 0.
+            let index = _mm256_sub_epi8(columns, _mm256_set1_epi8((16 * at).cast_signed()));
+            let index = _mm256_adds_epu8(index, _mm256_set1_epi8(0x70));
+            *found = _mm256_or_si256(*found, _mm256_shuffle_epi8(load_twice(bytes), index));
+        }
+    }
+    let [low, high] = found;
+    [_mm256_cmpeq_epi8(_mm256_min_epu8(low, ranks[0]), low), _mm256_cmpeq_epi8(_mm256_min_epu8(high, ranks[1]), high)]
+}
+
+/// The leaf of a full tree: six turns, each the bit of the split where the path is.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+fn full_2<const SIXTEENTHS: usize>(row: &[u8; NARROW], tree: &Branches<'_>) -> usize {
+    let [low, high] = not_above_2::<SIXTEENTHS>(row, tree.wide);
+    let right = !join(low, high) | tree.sets;
+    let mut path = 1_u64;
+    for _ in 0..6 {
+        path = 2 * path + (right >> (path % 64) & 1);
+    }
+    path as usize
+}
+
+/// The leaf of another tree: the leftmost that every split which goes right leaves over.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+fn exit_2<const SIXTEENTHS: usize>(row: &[u8; NARROW], tree: &Branches<'_>) -> usize {
+    let mut left = not_above_2::<SIXTEENTHS>(row, tree.wide);
+    if tree.sets != 0 {
+        left[0] = _mm256_andnot_si256(spread(tree.sets as u32), left[0]);
+        left[1] = _mm256_andnot_si256(spread((tree.sets >> 32) as u32), left[1]);
+    }
+    let mut goes_left = [0; 64];
+    for (bytes, left) in goes_left.as_chunks_mut().0.iter_mut().zip(left) {
+        store_half(bytes, left);
+    }
+    let mut halves = [_mm256_set1_epi64x(-1); 2];
+    for (words, goes_left) in tree.left_over.iter().zip(goes_left.as_chunks::<8>().0) {
+        let parts = words.0.as_chunks::<4>().0.iter().zip(goes_left.as_chunks::<4>().0);
+        for (left, (words, goes_left)) in halves.iter_mut().zip(parts) {
+            let goes_left = _mm256_cvtepi8_epi64(_mm_cvtsi32_si128(i32::from_le_bytes(*goes_left)));
+            *left = _mm256_and_si256(*left, _mm256_or_si256(load_words_2(words), goes_left));
+        }
+    }
+    let left = _mm256_and_si256(halves[0], halves[1]);
+    let left = _mm_and_si128(_mm256_castsi256_si128(left), _mm256_extracti128_si256::<1>(left));
+    let left = _mm_cvtsi128_si64(left) & _mm_extract_epi64::<1>(left);
+    left.trailing_zeros() as usize
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+fn add_leaves_2<T: Number, const WORDS: usize>(leaves: &[T; LEAVES], planes: &[[u64; WORDS]; 6], sums: &mut [T]) {
+    for (at, sums) in sums.as_chunks_mut::<32>().0.iter_mut().take(2 * WORDS).enumerate() {
+        let mut numbers = _mm256_setzero_si256();
+        for (bit, plane) in planes.iter().enumerate() {
+            let bytes = spread((plane[at / 2] >> (32 * (at % 2))) as u32);
+            let bytes = _mm256_and_si256(bytes, _mm256_set1_epi8(1 << bit));
+            numbers = _mm256_or_si256(numbers, bytes);
+        }
+        let mut bytes = [0; 32];
+        store_half(&mut bytes, numbers);
+        for (sum, number) in sums.iter_mut().zip(bytes) {
+            *sum += leaves[usize::from(number) % LEAVES];
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+fn reached_2<T: Number>(numbers: &[T; RUNGS], x: T) -> usize {
+    let x = std::slice::from_ref(&x);
+    let mask = if let (Some(numbers), Some([x])) = (T::as_f32(numbers), T::as_f32(x)) {
+        let (numbers, _) = numbers.as_chunks::<8>();
+        let x = _mm256_set1_ps(*x);
+        let compare = |numbers| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(load_f32_2(numbers), x));
+        numbers.iter().fold(0, |mask, numbers| mask << 8 | compare(numbers))
+    } else if let (Some(numbers), Some([x])) = (T::as_f64(numbers), T::as_f64(x)) {
+        let (numbers, _) = numbers.as_chunks::<4>();
+        let x = _mm256_set1_pd(*x);
+        let compare = |numbers| _mm256_movemask_pd(_mm256_cmp_pd::<_CMP_LE_OQ>(load_f64_2(numbers), x));
+        numbers.iter().fold(0, |mask, numbers| mask << 4 | compare(numbers))
+    } else {
+        0
+    };
+    mask.count_ones() as usize
+}
+
 #[target_feature(enable = "avx512f")]
 fn load(bytes: &Bytes) -> __m512i {
     // SAFETY: `bytes` are 64, and aligned to it.
     unsafe { _mm512_load_si512(bytes.0.as_ptr().cast()) }
 }
 
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx2")]
+fn load_halves(bytes: &Bytes) -> [__m256i; 2] {
+    let ([low, high], _) = bytes.0.as_chunks() else { return [_mm256_setzero_si256(); 2] };
+    [load_half(low), load_half(high)]
+}
+
+#[target_feature(enable = "avx2")]
+fn load_twice(bytes: &[u8; 16]) -> __m256i {
+    // SAFETY: these are 16 bytes, and any alignment will do.
+    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+}
+
+#[target_feature(enable = "avx2")]
+fn load_words_2(words: &[u64; 4]) -> __m256i {
+    // SAFETY: these are 32 bytes, and any alignment will do.
+    unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2")]
+fn store_half(bytes: &mut [u8; 32], vector: __m256i) {
+    // SAFETY: these are 32 bytes, and any alignment will do.
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), vector) }
+}
+
+#[target_feature(enable = "avx2")]
+fn load_f32_2(numbers: &[f32; 8]) -> __m256 {
+    // SAFETY: as above.
+    unsafe { _mm256_loadu_ps(numbers.as_ptr()) }
+}
+
+#[target_feature(enable = "avx2")]
+fn load_f64_2(numbers: &[f64; 4]) -> __m256d {
+    // SAFETY: as above.
+    unsafe { _mm256_loadu_pd(numbers.as_ptr()) }
+}
+
+#[target_feature(enable = "avx2")]
 fn load_half(bytes: &[u8; 32]) -> __m256i {
     // SAFETY: these are 32 bytes, and any alignment will do.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }

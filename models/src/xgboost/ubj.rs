@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::value::SeqDeserializer;
+use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
 /// XGBoost's own files are eight deep.
@@ -170,6 +171,30 @@ impl<'de> Decoder<'de> {
         }
     }
 
+    /// An array with a type: nearly all of a file, so that each type has a loop of its own.
+    fn numbers<V: Visitor<'de>>(&mut self, marker: u8, count: usize, visitor: V) -> Result<V::Value, Error> {
+        fn read<'de, V: Visitor<'de>, N: IntoDeserializer<'de, Error>, const WIDTH: usize>(
+            bytes: &'de [u8],
+            number: impl Fn([u8; WIDTH]) -> N,
+            visitor: V,
+        ) -> Result<V::Value, Error> {
+            let mut numbers = SeqDeserializer::new(bytes.as_chunks().0.iter().map(|bytes| number(*bytes)));
+            let value = visitor.visit_seq(&mut numbers)?;
+            numbers.end()?;
+            Ok(value)
+        }
+        let bytes = self.take(count.saturating_mul(width(marker).unwrap_or(0)))?;
+        match marker {
+            b'i' => read(bytes, i8::from_be_bytes, visitor),
+            b'U' => read(bytes, u8::from_be_bytes, visitor),
+            b'I' => read(bytes, i16::from_be_bytes, visitor),
+            b'l' => read(bytes, i32::from_be_bytes, visitor),
+            b'L' => read(bytes, i64::from_be_bytes, visitor),
+            b'd' => read(bytes, f32::from_be_bytes, visitor),
+            _ => read(bytes, f64::from_be_bytes, visitor),
+        }
+    }
+
     fn text(&mut self) -> Result<&'de str, Error> {
         let length = self.length()?;
         let bytes = self.take(length)?;
@@ -226,15 +251,16 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
             return self.scalar(marker, visitor);
         }
         let extent = self.open()?;
+        if let Extent::Typed(kind, count) = extent {
+            if marker == b'{' {
+                return Err(self.error("an object with a type is not served"));
+            }
+            self.depth -= 1;
+            return self.numbers(kind, count, visitor);
+        }
         // In ASCII both closing brackets stand two after the opening ones.
         let mut items = Items { extent, closing: marker + 2, decoder: self };
-        let value = if marker == b'[' {
-            visitor.visit_seq(&mut items)?
-        } else if matches!(extent, Extent::Typed(..)) {
-            return Err(items.decoder.error("an object with a type is not served"));
-        } else {
-            visitor.visit_map(&mut items)?
-        };
+        let value = if marker == b'[' { visitor.visit_seq(&mut items)? } else { visitor.visit_map(&mut items)? };
         items.end()?;
         self.depth -= 1;
         Ok(value)
@@ -303,10 +329,7 @@ impl<'de> SeqAccess<'de> for &mut Items<'_, 'de> {
         if !self.more()? {
             return Ok(None);
         }
-        match self.extent {
-            Extent::Typed(marker, _) => seed.deserialize(Number { marker, decoder: &mut *self.decoder }).map(Some),
-            _ => seed.deserialize(&mut *self.decoder).map(Some),
-        }
+        seed.deserialize(&mut *self.decoder).map(Some)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -331,25 +354,6 @@ impl<'de> MapAccess<'de> for &mut Items<'_, 'de> {
 
     fn size_hint(&self) -> Option<usize> {
         Items::size_hint(self)
-    }
-}
-
-/// A number whose marker stood before the array.
-struct Number<'a, 'de> {
-    marker: u8,
-    decoder: &'a mut Decoder<'de>,
-}
-
-impl<'de> Deserializer<'de> for Number<'_, 'de> {
-    type Error = Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.decoder.scalar(self.marker, visitor)
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
     }
 }
 
@@ -383,6 +387,12 @@ mod tests {
             (b"[#i\x02i\x01Z", json!([1, null])),
             (b"[$d#L\0\0\0\0\0\0\0\x02\x3f\0\0\0\0\0\0\0", json!([0.5, 0.0])),
             (b"[$U#i\x00", json!([])),
+            (b"[$i#i\x02\xff\x01", json!([-1, 1])),
+            (b"[$U#i\x02\xff\x01", json!([255, 1])),
+            (b"[$I#i\x01\xff\xfe", json!([-2])),
+            (b"[$l#i\x01\0\x01\0\0", json!([65536])),
+            (b"[$L#i\x01\0\0\0\0\0\0\0\x05", json!([5])),
+            (b"[$D#i\x01\x3f\xe0\0\0\0\0\0\0", json!([0.5])),
             (b"{i\x01ai\x01U\x01b[[]]}", json!({"a": 1, "b": [[]]})),
             (b"{#i\x01i\x01aF", json!({"a": false})),
         ] {
