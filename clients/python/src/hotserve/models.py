@@ -136,7 +136,7 @@ def _sklearn(model: Any, sample: Any) -> Artifact:
 
     try:
         check_is_fitted(model)
-    except NotFittedError as error:
+    except (NotFittedError, TypeError) as error:
         raise UnsupportedModel(f"this {_name(model)} is not fitted: {error}") from error
     inputs = _onnx_inputs(model, sample)
     classifies = bool(is_classifier(model))

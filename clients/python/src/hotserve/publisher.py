@@ -176,7 +176,7 @@ class Publisher:
         :param signature: what the model must take and give: ``{"inputs": […], "outputs": […]}``, as ``/models`` has it.
         :param limits: ``{"row_time": "5ms", "memory_bytes": 200_000_000}``: may only tighten what the server allows.
         :param label: a name for the version, for people.
-        :param inline: whether to put it into the message itself, which has room for about 700 kB. Left out, it is
+        :param inline: whether to put it into the message itself, which has room for about a megabyte. Left out, it is
             uploaded where there is a bucket, and else put into the message.
         :param wait: how many seconds to wait until it is served.
         """
