@@ -183,13 +183,14 @@ def test_what_cannot_be_converted_says_where_to_look() -> None:
     from sklearn.base import BaseEstimator, ClassifierMixin
 
     class Ours(ClassifierMixin, BaseEstimator):  # type: ignore[misc, unused-ignore]
-        fitted_ = True
         n_features_in_ = 4
 
-        def fit(self, X: Any, y: Any) -> None: ...
+        def fit(self, X: Any, y: Any) -> Any:
+            self.fitted_ = True
+            return self
 
     with pytest.raises(UnsupportedModel, match="skl2onnx supports: https://"):
-        artifact(Ours(), None, None)
+        artifact(Ours().fit(None, None), None, None)
 
 
 def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

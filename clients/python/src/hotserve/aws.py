@@ -29,8 +29,8 @@ class Aws:
         credentials: Optional[tuple[str, str]] = None,
     ) -> None:
         self._session = session if session is not None else boto3.session.Session()
-        # boto3 itself reads AWS_DEFAULT_REGION only.
-        self._region = region or getattr(self._session, "region_name", None) or environment("AWS_REGION")
+        # boto3 itself reads AWS_DEFAULT_REGION only; a session that was given has its own.
+        self._region = region or getattr(session, "region_name", None) or environment("AWS_REGION")
         self._endpoints = endpoints
         self._credentials = credentials
         self._clients: dict[str, Any] = {}

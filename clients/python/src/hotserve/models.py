@@ -245,7 +245,12 @@ def _from_mlflow(uri: str) -> Any:
         flavors = mlflow.models.get_model_info(uri).flavors
     except Exception as error:
         raise ConfigError(f"MLflow does not have {uri} at {mlflow.get_tracking_uri()}: {error}") from error
-    for flavor, extra in (("xgboost", "xgboost"), ("lightgbm", "lightgbm"), ("sklearn", "sklearn"), ("onnx", "onnx")):
+    for flavor, extra in (
+        ("xgboost", "xgboost"),
+        ("lightgbm", "lightgbm"),
+        ("sklearn", "sklearn"),
+        ("onnx", "sklearn"),
+    ):
         if flavor not in flavors:
             continue
         try:
