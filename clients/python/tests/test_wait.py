@@ -125,8 +125,13 @@ def test_a_version_below_what_was_served_already_is_never_served(ours: Publisher
     server.states = [state_row(8, before)]
     with pytest.raises(Rejected, match=r"\(stale\): version 8 is served.*publish a higher version"):
         ours.wait(published, timeout=30)
+    # Of another message it says nothing that its version was served.
+    applied = {"outcome": "applied", "slots": ["state default"], "versions": ["7"], "sequence_number": "1"}
+    server.history = [applied]
+    with pytest.raises(Rejected):
+        ours.wait(published, timeout=30)
     # It was served for a while: the clocks of two publishers need not agree.
-    server.history = [{"outcome": "applied", "slots": ["state default"], "versions": ["7"]}]
+    server.history = [{**applied, "sequence_number": SEQUENCE}]
     assert ours.wait(published, timeout=30)[0].version == "8"
 
 

@@ -141,13 +141,18 @@ class _Watch:
             about = entry.get("slots") or [slot]
             if entry.get("sequence_number") != receipt.sequence_number or slot not in about:
                 continue
+            if entry.get("outcome") == "applied":
+                # And replaced since.
+                now = self._row["version"] if self._row is not None else receipt.rank
+                self.served = Served(self.server, str(now))
+                return
             if entry.get("outcome") == "rejected" and entry.get("reason") not in _OF_THE_MOMENT:
                 raise Rejected(self.server, str(receipt), entry)
             if entry.get("outcome") == "rejected":
                 self._deferred = f"{entry.get('reason')}: {entry.get('detail')}"
         if self._row is None or not _is_newer(self._row["version"], receipt):
             return
-        if self._was_applied(entries) or self._came_later():
+        if self._came_later():
             self.served = Served(self.server, str(self._row["version"]))
             return
         serving = self._row["version"]
@@ -160,13 +165,6 @@ class _Watch:
         if self.receipt.slot.kind == "model":
             return self.receipt.sha256 is None or row.get("digest") == self.receipt.sha256
         return self.receipt.etag is None or row.get("etag") == self.receipt.etag
-
-    def _was_applied(self, entries: Sequence[Mapping[str, Any]]) -> bool:
-        ours = (str(self.receipt.slot), self.receipt.rank)
-        return any(
-            entry.get("outcome") == "applied" and ours in zip(entry.get("slots", ()), entry.get("versions", ()))
-            for entry in entries
-        )
 
     def _came_later(self) -> bool:
         """Whether what is served was published after ours, which it then replaced on the way."""
