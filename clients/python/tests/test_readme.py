@@ -65,5 +65,5 @@ def test_the_readme_works_word_for_word(own: Path, capsys: pytest.CaptureFixture
     assert "stale version 3 is served, which is newer, so that this is never" in printed, printed
     # The example, which is one of the commands.
     assert "version 1 answers" in printed and "version 2 answers" in printed, printed
-    assert "(signature):" in printed, printed
+    assert "(contract):" in printed, printed
     assert "every time there was an answer" in printed, printed
