@@ -178,6 +178,10 @@ def test_a_model_is_uploaded_before_it_is_announced(recorder: Recorder, tmp_path
         "size": len(LINEAR),
     }
     assert published.uri == f"s3://my-models/{key}" and published.sha256 == digest.hexdigest()
+    ours.publish_model(LINEAR, name="iris", version=3)
+    stored = recorder.sent[-2][1]
+    assert stored["Key"] == f"prod/iris/{digest.hexdigest()}/model"
+    assert (stored["Body"], stored["ChecksumSHA256"]) == (LINEAR, base64.b64encode(digest.digest()).decode())
 
 
 def test_without_a_bucket_a_small_model_travels_in_the_message(recorder: Recorder) -> None:

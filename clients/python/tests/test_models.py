@@ -75,6 +75,8 @@ def test_xgboost_is_saved_as_ubj_with_what_it_answers() -> None:
         assert np.allclose(case["outputs"]["prediction"], model.predict_proba(X[:3])[:, 1])
         assert np.array_equal(np.float32(case["inputs"]["input"]), X[:3].astype("float32"))
         assert case["tolerance"] == 1e-6
+        digits = repr(case["inputs"]["input"][0][0])
+        assert digits == str(X[0, 0].astype("float32")), "the fewest that give it back"
     assert artifact(model, "xgboost", None).format == "xgboost"
     with pytest.raises(ConfigError, match="is published as xgboost, not as onnx"):
         artifact(model, "onnx", None)
