@@ -216,6 +216,14 @@ def test_a_model_that_is_too_large_for_a_message_says_what_to_do(recorder: Recor
     assert recorder.sent == []
 
 
+def test_with_golden_cases_that_do_not_fit_nothing_is_uploaded(recorder: Recorder) -> None:
+    rows = np.random.default_rng(7).normal(size=(80_000, 2))
+    golden = {"cases": [{"inputs": {"input": rows}, "outputs": {"prediction": rows[:, 0]}}]}
+    with pytest.raises(TooLarge, match="too many golden cases"):
+        publisher(recorder, bucket="my-models").publish_model(LINEAR, name="m", golden=golden)
+    assert recorder.sent == []
+
+
 GOLDEN = {"cases": [{"inputs": {"input": [[1.0, float("nan")]]}, "outputs": {"prediction": np.array([0.5])}}]}
 
 
