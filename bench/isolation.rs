@@ -14,9 +14,10 @@ use crate::misbehaving::{FORMAT, artifact};
 const ROUNDS: u64 = 15;
 const RUNS: usize = 3;
 /// How long each case has in a run.
-const WINDOW: Duration = Duration::from_secs(7);
-/// Before each attempt, and before the quiet time that is as long and is watched in the same way.
-const PAUSE: Duration = Duration::from_millis(20);
+const WINDOW: Duration = Duration::from_secs(12);
+/// Before each attempt, and before the quiet time that is as long and is watched in the same way: long enough for the
+/// next probe to be there, as it is where a model comes now and then.
+const PAUSE: Duration = Duration::from_millis(80);
 const BODY: &str = r#"{"instances":[[5.1,3.5,1.4,0.2]]}"#;
 
 pub async fn run() {

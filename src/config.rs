@@ -124,7 +124,7 @@ pub struct Settings {
     /// Longest time for requests under way to end after SIGTERM [default: 25s]
     #[arg(long, env = "HOTSERVE_DRAIN", value_name = "DURATION")]
     pub drain: Option<HumanDuration>,
-    /// Threads for predictions too dear for the threads that answer [default: the number of cores]
+    /// Threads for predictions too dear for the threads that answer [default: one less than the cores]
     #[arg(long, env = "HOTSERVE_COMPUTE_THREADS", value_name = "N")]
     pub compute_threads: Option<usize>,
     /// File with the keys that may sign messages, as hotserve keygen prints them
@@ -283,7 +283,8 @@ impl Settings {
                 request_timeout,
                 drain: self.drain.map_or(Duration::from_secs(25), |drain| drain.0),
                 default_model: self.default_model,
-                compute_threads: self.compute_threads.unwrap_or(cores).max(1),
+                // One processor is left to those who answer at once.
+                compute_threads: self.compute_threads.unwrap_or(cores.saturating_sub(1)).max(1),
                 min_version_wait: self.min_version_wait.map_or(Duration::from_secs(1), |wait| wait.0),
                 admin,
             },

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod status;
 pub mod shutdown;
 pub mod failpoint;
+mod priority;
 pub mod error;
 pub mod aws;
 pub mod notification;

@@ -90,7 +90,8 @@ impl Fed {
     }
 }
 
-/// Processes that this one started as probes of its own kind and that are still there, zombies included.
+/// Processes that this one started as probes of its own kind and that are still there, zombies included, but for those
+/// that only wait for a model.
 fn probes_left() -> Vec<PathBuf> {
     let own = std::process::id().to_string();
     let is_ours = |process: &Path| {
@@ -98,7 +99,8 @@ fn probes_left() -> Vec<PathBuf> {
         let stat = read("stat");
         let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
         let (state, parent) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-        parent == own && (state == "Z" || read("cmdline").contains("this_program_as_a_probe"))
+        let waits = read("comm").trim() == "probe-spare";
+        parent == own && (state == "Z" || read("cmdline").contains("this_program_as_a_probe") && !waits)
     };
     let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     processes.filter(|process| is_ours(process)).collect()

@@ -6,7 +6,7 @@ use crate::support::repository;
 
 /// The layers of ARCHITECTURE.md, lowest first: a module may import from rows before its own, and from itself.
 const LAYERS: &[&[&str]] = &[
-    &["id", "trust", "config", "metrics", "status", "shutdown", "failpoint", "error", "aws"],
+    &["id", "trust", "config", "metrics", "status", "shutdown", "failpoint", "priority", "error", "aws"],
     &["notification"],
     &["manifest"],
     &["source", "store", "serving", "publisher"],

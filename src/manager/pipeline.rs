@@ -336,7 +336,7 @@ impl Shop {
 }
 
 fn work(inbox: &mpsc::Receiver<Job>, attempts: &Attempts, loaders: &Loaders, gates: Gates) {
-    super::lower_priority();
+    crate::priority::low();
     for Job { proved: Proved { artifact, announced }, lease, answer } in inbox {
         if answer.is_closed() {
             // Superseded while it waited.

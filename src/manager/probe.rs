@@ -14,6 +14,7 @@ mod bounds;
 mod child;
 mod clock;
 mod protocol;
+mod spare;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -30,6 +31,7 @@ pub use self::child::child;
 use self::clock::Clock;
 pub(super) use self::protocol::{Facts, Request};
 use self::protocol::{MARKER, MAX_SAID, Said, VERSION};
+use self::spare::Spare;
 use super::memory::{Lease, human};
 use super::stages::Refusal;
 use crate::config::{Isolation, IsolationConfig, Program};
@@ -54,6 +56,7 @@ pub(super) struct Prober {
     metrics: Arc<Metrics>,
     /// When a probe starved last.
     starved: Arc<Mutex<Option<Instant>>>,
+    spare: Spare,
 }
 
 /// Decides where models are tried: none means in a thread of the server.
@@ -78,7 +81,8 @@ pub(super) fn settle(
     });
     match (answers, config.mode) {
         (Ok(program), _) => {
-            Ok(Some(Prober { program, timeout, metrics: Arc::clone(metrics), starved: Arc::default() }))
+            let spare = Spare::keep(program.clone())?;
+            Ok(Some(Prober { program, timeout, metrics: Arc::clone(metrics), starved: Arc::default(), spare }))
         }
         (Err(error), Isolation::Process) => Err(std::io::Error::other(format!(
             "--isolation process (HOTSERVE_ISOLATION): no probe can be had: {error}"
@@ -101,10 +105,10 @@ impl Prober {
     /// Tries one model. Dropping the future kills the probe; its memory is taken until it is dead.
     pub(super) async fn run(&self, request: Request, lease: Lease) -> Result<Facts, Refusal> {
         let (answer, outcome) = oneshot::channel();
-        let Self { program, timeout, metrics, starved } = self.clone();
+        let Self { program, timeout, metrics, starved, spare } = self.clone();
         let work = move || {
-            super::lower_priority();
-            let result = patiently(&program, &request, timeout, &starved, &|| answer.is_closed());
+            crate::priority::low();
+            let result = patiently(&program, &request, timeout, &starved, &spare, &|| answer.is_closed());
             drop(lease);
             metrics.probes.get(&[result.as_ref().map_or_else(Failure::outcome, |_| "passed")]).increment(1);
             // Superseded meanwhile: nobody listens.
@@ -172,17 +176,23 @@ fn patiently(
     request: &Request,
     timeout: Duration,
     starved: &Mutex<Option<Instant>>,
+    spare: &Spare,
     cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<Facts, Failure> {
     let last = || starved.lock().unwrap_or_else(PoisonError::into_inner);
     if last().is_some_and(|last| last.elapsed() < HURRY) {
-        return attempt(program, request, timeout, Pace::Share, cancelled);
+        return start(program, Pace::Share, cancelled)
+            .and_then(|probe| attempt(probe, request, timeout, Pace::Share, cancelled));
     }
     let idle = std::thread::scope(|scope| {
+        if let Some(probe) = spare.take() {
+            return attempt(probe, request, timeout, Pace::Idle, cancelled);
+        }
         // The probe is not to outlive the thread that starts it: this one waits for it.
         let work = || {
-            super::idle_priority();
-            attempt(program, request, timeout, Pace::Idle, cancelled)
+            crate::priority::idle();
+            let probe = start(program, Pace::Idle, cancelled)?;
+            attempt(probe, request, timeout, Pace::Idle, cancelled)
         };
         let thread = std::thread::Builder::new().name("probe-idle".to_owned()).spawn_scoped(scope, work);
         thread.map_or(Err(Failure::Starved), |thread| thread.join().unwrap_or(Err(Failure::Starved)))
@@ -190,28 +200,36 @@ fn patiently(
     match idle {
         Err(Failure::Starved) => {
             *last() = Some(Instant::now());
-            attempt(program, request, timeout, Pace::Share, cancelled)
+            let probe = start(program, Pace::Share, cancelled)?;
+            attempt(probe, request, timeout, Pace::Share, cancelled)
         }
         done => done,
     }
 }
 
+/// A probe that has said that it is one.
+fn start(program: &Program, pace: Pace, cancelled: &dyn Fn() -> bool) -> Result<Running, Failure> {
+    let mut probe = Running::start(program).map_err(|error| unavailable(&error))?;
+    let patience = if pace == Pace::Idle { clock::PATIENCE } else { HELLO };
+    match probe.hello(patience, cancelled) {
+        Ok(()) => Ok(probe),
+        Err(Silence::Late) if pace == Pace::Idle => Err(Failure::Starved),
+        Err(Silence::Cancelled) => Err(Failure::Superseded),
+        Err(silence) => Err(unavailable(&std::io::Error::other(silence.to_string()))),
+    }
+}
+
+fn unavailable(error: &std::io::Error) -> Failure {
+    Failure::Unavailable(cannot_start(error))
+}
+
 fn attempt(
-    program: &Program,
+    mut probe: Running,
     request: &Request,
     timeout: Duration,
     pace: Pace,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Facts, Failure> {
-    let unavailable = |error: &std::io::Error| Failure::Unavailable(cannot_start(error));
-    let mut probe = Running::start(program).map_err(|error| unavailable(&error))?;
-    let patience = if pace == Pace::Idle { clock::PATIENCE } else { HELLO };
-    match probe.hello(patience, cancelled) {
-        Ok(()) => {}
-        Err(Silence::Late) if pace == Pace::Idle => return Err(Failure::Starved),
-        Err(Silence::Cancelled) => return Err(Failure::Superseded),
-        Err(silence) => return Err(unavailable(&std::io::Error::other(silence.to_string()))),
-    }
     let mut clock = Clock::start(probe.child.id(), timeout);
     let asked = serde_json::to_vec(request).map_err(std::io::Error::from).and_then(|mut line| {
         line.push(b'\n');

@@ -45,7 +45,7 @@ impl Reaper {
 }
 
 fn reap(inbox: &Receiver<Retired>, live: &Gauge) {
-    super::lower_priority();
+    crate::priority::low();
     let mut snapshots: Vec<Arc<Snapshot>> = Vec::new();
     let mut models: Vec<Arc<ServedModel>> = Vec::new();
     let mut open = true;

@@ -59,6 +59,7 @@ impl ComputePool {
 }
 
 fn work(receiver: &Mutex<Receiver<Job>>) {
+    crate::priority::low();
     loop {
         let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match job {

@@ -27,6 +27,11 @@ pub fn on_start() {
     bound(Resource::Nofile, MAX_FILES);
 }
 
+/// What `ps` and `top` show of it.
+pub fn name(name: &str) {
+    let _ = std::fs::write("/proc/self/comm", name);
+}
+
 /// Time on a processor: beside the server's clock, for a server that does not look at it any more.
 pub fn time(time: Duration) {
     bound(Resource::Cpu, time.as_secs() + 2);

@@ -47,6 +47,7 @@ pub fn child(loaders: &Loaders) -> Option<ExitCode> {
     let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().ok()?);
     socket.local_addr().ok()?;
     bounds::on_start();
+    bounds::name("probe-spare");
     Some(if serve(&socket, loaders).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -60,6 +61,7 @@ fn serve(socket: &UnixStream, loaders: &Loaders) -> std::io::Result<()> {
     }
     let request: Request = serde_json::from_slice(&line)?;
     drop(line);
+    bounds::name("probe-busy");
     let said = match attempt(socket, &request, loaders) {
         Ok(facts) => Said::Passed(facts),
         Err(Refusal { reason, detail }) => Said::Refused { reason: reason.to_owned(), detail },

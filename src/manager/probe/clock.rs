@@ -4,7 +4,7 @@
 //! an idle one, and must not be refused for that. One that hardly gets on at all is starved.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How often the threads of the probe are looked at.
@@ -23,13 +23,16 @@ pub struct Clock {
     looked: Instant,
     /// What each of its threads waited for a processor; threads come and go.
     waited: HashMap<String, Duration>,
+    /// What they had waited before.
+    before: HashMap<String, Duration>,
 }
 
 impl Clock {
-    /// For a process that has just begun to work.
+    /// For a process that begins to work now.
     pub fn start(process: u32, timeout: Duration) -> Self {
+        let tasks = PathBuf::from(format!("/proc/{process}/task"));
         let now = Instant::now();
-        Self { tasks: format!("/proc/{process}/task").into(), timeout, begun: now, looked: now, waited: HashMap::new() }
+        Self { before: waits(&tasks).collect(), tasks, timeout, begun: now, looked: now, waited: HashMap::new() }
     }
 
     /// Whether it has had its time.
@@ -47,14 +50,19 @@ impl Clock {
     }
 
     fn look(&mut self) {
-        let Ok(tasks) = std::fs::read_dir(&self.tasks) else { return };
-        for task in tasks.flatten() {
-            let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            if let Some(waited) = waited(&text) {
-                self.waited.insert(task.file_name().to_string_lossy().into_owned(), waited);
-            }
+        for (task, waited) in waits(&self.tasks) {
+            let before = self.before.get(&task).copied().unwrap_or_default();
+            self.waited.insert(task, waited.saturating_sub(before));
         }
     }
+}
+
+/// What each thread of a process has waited for a processor.
+fn waits(tasks: &Path) -> impl Iterator<Item = (String, Duration)> {
+    std::fs::read_dir(tasks).into_iter().flatten().flatten().filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        Some((task.file_name().to_string_lossy().into_owned(), waited(&text)?))
+    })
 }
 
 fn is_over(wall: Duration, waited: Duration, timeout: Duration) -> bool {
