@@ -198,9 +198,9 @@ impl<'s> Parser<'s> {
     /// Both fields of a table are there.
     fn end_split<E: serde::de::Error>(&self) -> Result<(), E> {
         match (self.columns, self.began) {
-            (true, Some(_)) => Ok(()),
+            (true, Some("data" | "dataframe_split.data")) => Ok(()),
             (false, _) => Err(E::custom("there is no \"columns\" beside \"data\"")),
-            (true, None) => Err(E::custom("there is no \"data\" beside \"columns\"")),
+            (true, _) => Err(E::custom("there is no \"data\" beside \"columns\"")),
         }
     }
 }
@@ -234,7 +234,7 @@ impl<'de> Visitor<'de> for &mut Parser<'_> {
                 }
                 Field::Split => map.next_value_seed(SplitObject(self))?,
                 Field::Bare(field) => {
-                    bare = true;
+                    bare |= !matches!(field, Split::Ignored);
                     self.split_field(field, &mut map, true)?;
                 }
                 Field::Params => {
@@ -427,8 +427,7 @@ impl<'de> Visitor<'de> for NamedRow<'_, '_> {
             if input.rows > self.row {
                 return Err(A::Error::custom(format_args!("input {name:?} is there twice")));
             }
-            map.next_value_seed(Value { input, path, axis: 1, outer: true })
-                .map_err(|error| path.name(name, error))?;
+            map.next_value_seed(Value { input, path, axis: 1, outer: true }).map_err(|error| path.name(name, error))?;
             input.rows += 1;
             place += 1;
         }
@@ -479,8 +478,7 @@ impl<'de> Visitor<'de> for NamedBatch<'_, '_> {
             if std::mem::replace(given, true) {
                 return Err(A::Error::custom(format_args!("input {name:?} is there twice")));
             }
-            map.next_value_seed(Value { input, path, axis: 0, outer: true })
-                .map_err(|error| path.name(name, error))?;
+            map.next_value_seed(Value { input, path, axis: 0, outer: true }).map_err(|error| path.name(name, error))?;
             place += 1;
         }
         match given.iter().position(|given| !given) {

@@ -17,10 +17,7 @@ impl Layout {
     /// The layout that a signature asks for.
     pub fn of(signature: &Signature) -> Self {
         let inputs: Vec<&str> = signature.inputs.iter().map(|spec| spec.name.as_str()).collect();
-        Self {
-            inputs: Lookup::new(&inputs, inputs.len()),
-            features: signature.inputs.iter().map(features).collect(),
-        }
+        Self { inputs: Lookup::new(&inputs, inputs.len()), features: signature.inputs.iter().map(features).collect() }
     }
 }
 

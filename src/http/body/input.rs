@@ -250,7 +250,9 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
                     None => Ok(()),
                 }
             }
-            None if !input.features.are_named() => Err(A::Error::custom(format_args!("input {:?} is missing", input.spec.name))),
+            None if !input.features.are_named() => {
+                Err(A::Error::custom(format_args!("input {:?} is missing", input.spec.name)))
+            }
             first if axis == 1 => {
                 if outer {
                     input.take_form(Form::Features)?;
@@ -314,7 +316,8 @@ fn feature_columns<'de, A: MapAccess<'de>>(
     while let Some(index) = next {
         let name = input.features.label(index);
         let mut column = Data::with_capacity(input.spec.datatype, rows.unwrap_or(0));
-        let length = map.next_value_seed(Column { data: &mut column, path }).map_err(|error| path.name(&name, error))?;
+        let length =
+            map.next_value_seed(Column { data: &mut column, path }).map_err(|error| path.name(&name, error))?;
         if *rows.get_or_insert(length) != length {
             let expected = count(rows.unwrap_or(0), "value");
             let message = format!("feature {name:?} has {}, those before it have {expected}", count(length, "value"));

@@ -113,11 +113,8 @@ impl<'b> Text<'b> {
             return None;
         }
         let (start, base) = (self.0, values.len());
-        let as_before = if order.is_empty() {
-            self.in_order(names, values)
-        } else {
-            self.in_this_order(names, order, values)
-        };
+        let as_before =
+            if order.is_empty() { self.in_order(names, values) } else { self.in_this_order(names, order, values) };
         if as_before.is_none() {
             self.0 = start;
             values.truncate(base);

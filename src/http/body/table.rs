@@ -116,7 +116,9 @@ impl<'s> Header<'s> {
                     [_] => Some(1),
                     [_, Dim::Any] => None,
                     [_, Dim::Fixed(width)] => Some(*width),
-                    _ => return Err(format!("the model takes one column, {:?}, with a nested list in a row", spec.name)),
+                    _ => {
+                        return Err(format!("the model takes one column, {:?}, with a nested list in a row", spec.name));
+                    }
                 };
                 if let Some(expected) = expected.filter(|expected| *expected != width) {
                     return Err(format!("the model takes {}, not {width}", count(expected, "column")));
@@ -377,4 +379,3 @@ pub(super) fn holds_texts(table: &Table, inputs: &[Input<'_>]) -> Result<(), Str
         None => Ok(()),
     }
 }
-
