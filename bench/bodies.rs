@@ -1,23 +1,41 @@
-//! How long a body takes on its way to tensors, in each form, and tensors on their way to an answer.
+//! How long a body takes on its way to tensors, in each form.
 //!
-//! `cargo bench --bench bodies` prints the median of the rounds for each case, and its ratio to the first of its group.
+//! `cargo bench --bench bodies` prints the median of the rounds for each form, and its ratio to rows without names.
 
-#[expect(dead_code, unused_imports, reason = "the parser and the writer as the crate has them, which keeps them to itself")]
+#[expect(dead_code, unused_imports, reason = "the parser as the crate has it, which keeps it to itself")]
 #[path = "../src/http"]
 mod http {
-    pub mod answer;
-    pub mod body;
+    mod body;
+
+    use std::hint::black_box;
+
+    use hotserve_models::Signature;
+
+    use crate::serving::layout::Layout;
+
+    pub fn plain(body: &str, signature: &Signature, layout: &Layout) {
+        let read = body::plain::parse(black_box(body.as_bytes()), signature, layout);
+        black_box(read).expect("the scanner reads it");
+    }
+
+    pub fn general(body: &str, signature: &Signature, layout: &Layout) {
+        black_box(body::parse(black_box(body.as_bytes()), signature, layout)).expect("the rows fit");
+    }
+
+    pub fn csv(body: &str, signature: &Signature, layout: &Layout) {
+        let read = body::csv::parse(black_box(body.as_bytes()), body::csv::Names::Present, signature, layout);
+        black_box(read).expect("the rows fit");
+    }
 }
 
 mod serving {
-    pub use hotserve::serving::layout;
+    pub use hotserve::serving::*;
 }
 
 use std::fmt::Write as _;
-use std::hint::black_box;
 use std::time::Instant;
 
-use hotserve_models::{Data, DataType, Dim, Signature, Tensor, TensorSpec};
+use hotserve_models::{DataType, Dim, Signature, TensorSpec};
 use serving::layout::Layout;
 
 const ROUNDS: usize = 15;
@@ -29,79 +47,29 @@ type Case<'c> = (&'static str, Box<dyn Fn() + 'c>);
 
 fn main() {
     let names: Vec<String> = (0..WIDTH).map(|column| format!("feature_{column}")).collect();
-    let spec = |name: &str, features: &[String]| TensorSpec {
-        name: name.to_owned(),
+    let spec = TensorSpec {
+        name: "x".to_owned(),
         datatype: DataType::Fp32,
         shape: vec![Dim::Any, Dim::Fixed(WIDTH)],
-        features: features.to_vec(),
+        features: names.clone(),
     };
-    let signature = Signature { inputs: vec![spec("x", &names)], outputs: vec![spec("y", &[])] };
+    let signature = Signature { inputs: vec![spec], outputs: vec![] };
     let layout = Layout::of(&signature);
     let bodies = Bodies::new(&names);
-    let plain = |body: &str| {
-        let read = http::body::plain::parse(black_box(body.as_bytes()), &signature, &layout);
-        black_box(read).expect("the scanner reads it");
-    };
-    let general = |body: &str| {
-        black_box(http::body::parse(black_box(body.as_bytes()), &signature, &layout)).expect("the rows fit");
-    };
-    let csv = |body: &str| {
-        let read = http::body::csv::parse(black_box(body.as_bytes()), http::body::csv::Names::Present, &signature, &layout);
-        black_box(read).expect("the rows fit");
-    };
-    measure(
-        "64 rows of 28 numbers",
-        &[
-            ("rows", Box::new(|| plain(&bodies.rows))),
-            ("by name", Box::new(|| plain(&bodies.named))),
-            ("by name, shuffled", Box::new(|| plain(&bodies.shuffled))),
-            ("rows, general parser", Box::new(|| general(&bodies.rows))),
-            ("by name, general parser", Box::new(|| general(&bodies.named))),
-            ("by name, shuffled, general parser", Box::new(|| general(&bodies.shuffled))),
-            ("dataframe_split", Box::new(|| general(&bodies.split))),
-            ("dataframe_split, shuffled", Box::new(|| general(&bodies.split_shuffled))),
-            ("CSV", Box::new(|| csv(&bodies.csv))),
-        ],
-    );
-
-    let scores: Vec<f32> = (0..ROWS * WIDTH).map(|at| 1.0 / (at as f32 + 1.7)).collect();
-    let doubles: Vec<f64> = scores.iter().map(|score| f64::from(*score).sqrt()).collect();
-    let integers: Vec<i64> = (0..ROWS * WIDTH).map(|at| i64::try_from(at * at).unwrap_or(0)).collect();
-    for (name, data) in [("FP32", Data::Fp32(scores)), ("FP64", Data::Fp64(doubles)), ("INT64", Data::Int64(integers))] {
-        let outputs = [Tensor::new(vec![ROWS, WIDTH], data).expect("as many as the shape says")];
-        let serde = || match outputs[0].data() {
-            Data::Fp32(values) => by_serde(values),
-            Data::Fp64(values) => by_serde(values),
-            Data::Int64(values) => by_serde(values),
-            _ => Vec::new(),
-        };
-        let ours = || http::answer::write(&outputs, &signature, ROWS, b"}");
-        measure(
-            &format!("an answer of 64 rows of 28 {name}"),
-            &[
-                ("each element by serde_json", Box::new(|| drop(black_box(serde())))),
-                ("the writer", Box::new(|| drop(black_box(ours())))),
-            ],
-        );
-    }
-}
-
-/// The plainest writer of the same answer.
-fn by_serde<T: serde::Serialize>(values: &[T]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(values.len() * 12 + 20);
-    out.extend_from_slice(b"{\"predictions\":[");
-    for (index, row) in black_box(values).chunks(WIDTH).enumerate() {
-        out.extend_from_slice(if index > 0 { b",[" } else { b"[" });
-        for (index, value) in row.iter().enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            serde_json::to_writer(&mut out, value).expect("a Vec takes every write");
-        }
-        out.push(b']');
-    }
-    out.extend_from_slice(b"]}");
-    out
+    let plain = |body: &str| http::plain(body, &signature, &layout);
+    let general = |body: &str| http::general(body, &signature, &layout);
+    let csv = |body: &str| http::csv(body, &signature, &layout);
+    measure(&[
+        ("rows", Box::new(|| plain(&bodies.rows))),
+        ("by name", Box::new(|| plain(&bodies.named))),
+        ("by name, shuffled", Box::new(|| plain(&bodies.shuffled))),
+        ("rows, general parser", Box::new(|| general(&bodies.rows))),
+        ("by name, general parser", Box::new(|| general(&bodies.named))),
+        ("by name, shuffled, general parser", Box::new(|| general(&bodies.shuffled))),
+        ("dataframe_split", Box::new(|| general(&bodies.split))),
+        ("dataframe_split, shuffled", Box::new(|| general(&bodies.split_shuffled))),
+        ("CSV", Box::new(|| csv(&bodies.csv))),
+    ]);
 }
 
 /// The same table in each form.
@@ -129,9 +97,7 @@ impl Bodies {
             let fields = &mut order.iter().map(|column| format!("{:?}:{}", names[*column], value(row, *column)));
             join(",", "{", "}", fields)
         };
-        let instances = |row: &dyn Fn(usize) -> String| {
-            join(",", "{\"instances\":[", "]}", &mut (0..ROWS).map(row))
-        };
+        let instances = |row: &dyn Fn(usize) -> String| join(",", "{\"instances\":[", "]}", &mut (0..ROWS).map(row));
         let split = |order: &[usize]| {
             let columns = join(",", "[", "]", &mut order.iter().map(|column| format!("{:?}", names[*column])));
             let data = join(",", "[", "]", &mut (0..ROWS).map(|row| list(row, order)));
@@ -153,8 +119,8 @@ impl Bodies {
     }
 }
 
-/// Measures all cases of a group in turn, round by round, so that what else the machine does meets all of them.
-fn measure(group: &str, cases: &[Case<'_>]) {
+/// Measures all cases in turn, round by round, so that what else the machine does meets all of them.
+fn measure(cases: &[Case<'_>]) {
     const CALLS: u32 = 50;
     let mut times = vec![Vec::with_capacity(ROUNDS); cases.len()];
     for _ in 0..ROUNDS {
@@ -171,7 +137,7 @@ fn measure(group: &str, cases: &[Case<'_>]) {
             times[ROUNDS / 2]
         })
         .collect();
-    println!("{group}");
+    println!("{ROWS} rows of {WIDTH} numbers");
     for ((name, _), median) in cases.iter().zip(&medians) {
         println!("  {name:36} {median:8.2} µs  × {:.2}", median / medians[0]);
     }

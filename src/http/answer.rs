@@ -1,6 +1,7 @@
 //! The answer of a prediction: tensors to bytes in one pass.
 
 use hotserve_models::{Data, Signature, Tensor};
+use serde::Serialize;
 
 use super::body::each;
 
@@ -36,7 +37,7 @@ pub(super) fn write(outputs: &[Tensor], signature: &Signature, rows: usize, tail
 /// A name as the key of an object, colon included.
 fn key(name: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(name.len() + 3);
-    text(&mut key, name);
+    element(&mut key, &name);
     key.push(b':');
     key
 }
@@ -51,14 +52,14 @@ fn value(out: &mut Vec<u8>, output: &Tensor, row: usize) {
     });
 }
 
-fn nested<T: Element>(out: &mut Vec<u8>, values: &[T], shape: &[usize]) {
+fn nested<T: Serialize>(out: &mut Vec<u8>, values: &[T], shape: &[usize]) {
     let Some((length, inner)) = shape.split_first() else {
-        values.iter().for_each(|value| value.write(out));
+        values.iter().for_each(|value| element(out, value));
         return;
     };
     out.push(b'[');
     if inner.is_empty() {
-        separated(out, values, |out, value| value.write(out));
+        separated(out, values, element);
     } else {
         let step: usize = inner.iter().product();
         separated(out, 0..*length, |out, at| {
@@ -68,44 +69,8 @@ fn nested<T: Element>(out: &mut Vec<u8>, values: &[T], shape: &[usize]) {
     out.push(b']');
 }
 
-/// What an element is in JSON: the shortest text that reads as the same number.
-trait Element {
-    fn write(&self, out: &mut Vec<u8>);
-}
-
-macro_rules! elements {
-    ($($type:ty: |$out:ident, $value:ident| $write:expr;)*) => {$(
-        impl Element for $type {
-            fn write(&self, $out: &mut Vec<u8>) {
-                let $value = *self;
-                $write
-            }
-        }
-    )*};
-}
-
-elements! {
-    i32: |out, value| out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-    i64: |out, value| out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-    f32: |out, value| match value.is_finite() {
-        true => out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes()),
-        false => out.extend_from_slice(b"null"),
-    };
-    f64: |out, value| match value.is_finite() {
-        true => out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes()),
-        false => out.extend_from_slice(b"null"),
-    };
-    bool: |out, value| out.extend_from_slice(if value { b"true".as_slice() } else { b"false" });
-}
-
-impl Element for String {
-    fn write(&self, out: &mut Vec<u8>) {
-        text(out, self);
-    }
-}
-
-fn text(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("text is JSON, and a Vec takes every write");
+fn element<T: Serialize>(out: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(out, value).expect("numbers, booleans and text are JSON, and a Vec takes every write");
 }
 
 fn separated<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, mut write: impl FnMut(&mut Vec<u8>, T)) {

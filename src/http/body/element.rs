@@ -6,6 +6,8 @@ use std::marker::PhantomData;
 use hotserve_models::{Data, DataType};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::plain;
+
 /// Runs the same code for the buffer of any datatype.
 macro_rules! each {
     ($data:expr, $values:ident => $body:expr) => {
@@ -228,6 +230,9 @@ pub(super) fn in_text<T: Element>(text: &str) -> Result<T, String> {
 
 /// A number of a text file, to the element that the same number of a JSON text becomes.
 fn number<T: Element>(text: &str) -> Option<T> {
+    if let Some(value) = plain::number(text) {
+        return Some(value);
+    }
     if text.is_empty() || text.eq_ignore_ascii_case("nan") || text == "NA" || text == "null" {
         return T::from_null();
     }

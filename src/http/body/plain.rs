@@ -63,6 +63,13 @@ fn rows<T: Element>(body: &[u8], names: &Lookup) -> Option<(Vec<T>, usize, usize
     text.0.is_empty().then_some((values, rows, width))
 }
 
+/// A number that is all of a text, to the element that the general parser makes of it; nothing where the text is
+/// unusual.
+pub(super) fn number<T: Element>(text: &str) -> Option<T> {
+    let mut text = Text(text.as_bytes());
+    text.number().filter(|_| text.0.is_empty())
+}
+
 /// What is left of the body.
 struct Text<'b>(&'b [u8]);
 

@@ -117,7 +117,10 @@ impl<'s> Header<'s> {
                     [_, Dim::Any] => None,
                     [_, Dim::Fixed(width)] => Some(*width),
                     _ => {
-                        return Err(format!("the model takes one column, {:?}, with a nested list in a row", spec.name));
+                        return Err(format!(
+                            "the model takes one column, {:?}, with a nested list in a row",
+                            spec.name
+                        ));
                     }
                 };
                 if let Some(expected) = expected.filter(|expected| *expected != width) {
