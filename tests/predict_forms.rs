@@ -234,8 +234,15 @@ async fn a_mistake_in_any_form_names_the_feature_and_the_row() {
     ] {
         let reply = server.client.ask("/predict/m", &[("content-type", content_type)], Some(body)).await;
         assert_eq!(reply.status, status, "{body}");
-        let detail = reply.json()["detail"].as_str().unwrap().to_owned();
+        let problem = reply.json();
+        let detail = problem["detail"].as_str().unwrap();
         assert!(detail.starts_with(expected), "{body}: {detail}");
+        let code = match (status, content_type) {
+            (422, _) => "bad_input",
+            (_, "text/csv") => "bad_csv",
+            _ => "bad_json",
+        };
+        assert_eq!(problem["code"], code, "{body}");
     }
     server.stop().await;
 }
