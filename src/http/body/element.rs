@@ -239,10 +239,8 @@ fn number<T: Element>(text: &str) -> Option<T> {
     if let Ok(value) = text.parse() {
         return T::from_u64(value);
     }
-    match text.parse::<i64>() {
-        Ok(0) => return T::from_f64(-0.0).or_else(|| T::from_i64(0)),
-        Ok(value) => return T::from_i64(value),
-        Err(_) => {}
+    if let Ok(value) = text.parse() {
+        return T::from_i64(value);
     }
     // Rust would read words too, such as "infinity".
     let plain = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));

@@ -1,5 +1,6 @@
 //! The short way for the most usual bodies: `{"instances":[ROW,…]}` for one input of floats, each row a list of numbers
-//! or an object by the model's names; `dataframe_records` and a list of rows as `inputs` are the same.
+//! or an object by the model's names; `dataframe_records` and a list of rows as `inputs` are the same. And the table that
+//! MLflow's clients make of a DataFrame, if its columns have names.
 //!
 //! It answers what the general parser answers, or nothing: then that one reads the body from its beginning, and finds
 //! the error, or the form that is unusual.
@@ -28,26 +29,35 @@ fn rows<T: Element>(body: &[u8], names: &Lookup) -> Option<(Vec<T>, usize, usize
     let mut text = Text(body);
     text.token(b'{')?;
     text.space();
-    text.literal(b"\"instances\"")
-        .or_else(|| text.literal(b"\"inputs\""))
-        .or_else(|| text.literal(b"\"dataframe_records\""))?;
+    let table = text.literal(b"\"dataframe_split\"").is_some();
+    if !table {
+        text.literal(b"\"instances\"")
+            .or_else(|| text.literal(b"\"inputs\""))
+            .or_else(|| text.literal(b"\"dataframe_records\""))?;
+    }
     text.token(b':')?;
-    text.token(b'[')?;
+    let mut order = Vec::new();
+    if table {
+        text.columns(names, &mut order)?;
+    } else {
+        text.token(b'[')?;
+    }
     text.space();
-    let named = text.peek() == Some(b'{');
+    let named = !table && text.peek() == Some(b'{');
     // A number takes some 8 bytes of text, as the general parser guesses.
     let mut values = Vec::with_capacity(body.len() / 8 + 1);
-    let (mut rows, mut width) = (0, 0);
-    let mut order = Vec::new();
+    let (mut rows, mut width) = (0, if table { names.width() } else { 0 });
     loop {
         let before = values.len();
         if named {
             text.object(names, &mut order, &mut values)?;
+        } else if !order.is_empty() {
+            text.list_in_order(&order, &mut values)?;
         } else {
             text.list(&mut values)?;
         }
         let length = values.len() - before;
-        if rows == 0 {
+        if rows == 0 && !table {
             width = length;
         } else if length != width {
             return None;
@@ -57,6 +67,9 @@ fn rows<T: Element>(body: &[u8], names: &Lookup) -> Option<(Vec<T>, usize, usize
             break;
         }
         text.space();
+    }
+    if table {
+        text.token(b'}')?;
     }
     text.token(b'}')?;
     text.space();
@@ -112,6 +125,75 @@ impl<'b> Text<'b> {
                 return Some(());
             }
         }
+    }
+
+    /// A table as far as its first row: the index, which is passed over, and the columns, whose order is kept if it is
+    /// not the model's.
+    fn columns(&mut self, names: &Lookup, order: &mut Vec<usize>) -> Option<()> {
+        self.token(b'{')?;
+        loop {
+            match self.any_name()? {
+                "index" => self.numbers()?,
+                "columns" if order.is_empty() => self.column_names(names, order)?,
+                "data" if !order.is_empty() => {
+                    if order.iter().enumerate().all(|(place, index)| place == *index) {
+                        order.clear();
+                    }
+                    return self.literal(b"[");
+                }
+                _ => return None,
+            }
+            self.token(b',')?;
+        }
+    }
+
+    /// The names of all columns, as their positions.
+    fn column_names(&mut self, names: &Lookup, order: &mut Vec<usize>) -> Option<()> {
+        let mut seen = vec![false; names.names().len()];
+        self.literal(b"[")?;
+        loop {
+            let index = names.find(self.any_text()?)?;
+            if std::mem::replace(seen.get_mut(index)?, true) {
+                return None;
+            }
+            order.push(index);
+            if self.end(b']')? {
+                break;
+            }
+        }
+        (order.len() == seen.len()).then_some(())
+    }
+
+    /// A list of numbers that nobody asks for.
+    fn numbers(&mut self) -> Option<()> {
+        self.literal(b"[")?;
+        self.space();
+        if self.literal(b"]").is_some() {
+            return Some(());
+        }
+        loop {
+            self.space();
+            self.number::<f64>()?;
+            if self.end(b']')? {
+                return Some(());
+            }
+        }
+    }
+
+    /// A row whose values come in the order of a table's columns.
+    fn list_in_order<T: Element>(&mut self, order: &[usize], values: &mut Vec<T>) -> Option<()> {
+        self.literal(b"[")?;
+        let base = values.len();
+        values.resize(base + order.len(), T::EMPTY);
+        let row = values.get_mut(base..)?;
+        for (place, index) in order.iter().enumerate() {
+            if place > 0 {
+                self.token(b',')?;
+            }
+            self.space();
+            *row.get_mut(*index)? = self.value()?;
+        }
+        self.token(b']')
     }
 
     /// A row by names. The order of a row is that of the one before, or else it is found out.
@@ -192,15 +274,21 @@ impl<'b> Text<'b> {
         Some(())
     }
 
-    /// Whatever name comes, if it stands there as it is, and the colon behind it.
+    /// Whatever name comes, and the colon behind it.
     fn any_name(&mut self) -> Option<&'b str> {
+        let name = self.any_text()?;
+        self.token(b':')?;
+        self.space();
+        Some(name)
+    }
+
+    /// Whatever text comes, if it stands there as it is.
+    fn any_text(&mut self) -> Option<&'b str> {
         self.token(b'"')?;
         let length = self.0.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..b' '))?;
         let (name, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         self.literal(b"\"")?;
-        self.token(b':')?;
-        self.space();
         std::str::from_utf8(name).ok()
     }
 
@@ -341,6 +429,9 @@ mod tests {
             r#"{"instances":[{"a":1,"b":2.5,"c":null},{"b":4,"c":5,"a":NaN},{"b":4,"c":5,"a":6}]}"#,
             r#"{"dataframe_records":[{"c":1,"b":2.5,"a":NaN}]}"#,
             r#"{"inputs":[[1,2,NaN]]}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[[1,2,NaN],[4,5,6]]}}"#,
+            r#"{"dataframe_split": {"index": [0, 1], "columns": ["c", "a", "b"], "data": [[1, 2, NaN], [4, 5, 6]]}} "#,
+            r#"{ "dataframe_split" : { "columns" : [ "c" , "b" , "a" ] , "index" : [ ] , "data" : [ [ 1 , 2 , 3 ] ] } } "#,
             r#"{"instances":[[0.1,16777217,9007199791611905],[1e-400,-1e-400,0.00000000000000000000000000001]]}"#,
         ] {
             assert!(agrees(body), "{body}");
@@ -363,6 +454,21 @@ mod tests {
             r#"{"instances":[{"a":1,"b":2,"c":3,"d":4}]}"#,
             r#"{"instances":[{"a":1,"b":2,}]}"#,
             r#"{"instances":[[1,2,3],]}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[[1,2]]}}"#,
+            r#"{"dataframe_split":{"columns":["c","b","a"],"data":[[1,2]]}}"#,
+            r#"{"dataframe_split":{"columns":["c","b","a"],"data":[[1,2,3,4]]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[{"a":1,"b":2,"c":3}]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b"],"data":[[1,2,3]]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","b"],"data":[[1,2,3]]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c","a"],"data":[[1,2,3]]}}"#,
+            r#"{"dataframe_split":{"data":[[1,2,3]],"columns":["a","b","c"]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"columns":["a","b","c"],"data":[[1,2,3]]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"index":["u"],"data":[[1,2,3]]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[[1,2,3]]},"id":1}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[[1,2,3]],"index":[0]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[[1,2,3]]}"#,
+            r#"{"instances":[[1,2,3]]}}"#,
             r#"{"instances":[[1,2,3]]},"#,
             r#"{"instances":[[1,2,3]],"id":1}"#,
             r#"{"instances":[[01,2,3]]}"#,
@@ -407,6 +513,8 @@ mod tests {
         ) {
             agrees(&format!("{{\"instances\":[{}", parts.concat()));
             agrees(&format!("{{\"instances\":[[1,2,3]{}", parts.concat()));
+            agrees(&format!("{{\"dataframe_split\":{{\"columns\":[\"b\",\"c\",\"a\"],\"data\":[[1,2{}", parts.concat()));
+            agrees(&format!("{{\"dataframe_split\":{{\"columns\":[{}", parts.concat()));
             agrees(&format!("{{\"instances\":[{{\"b\":1,\"a\":2,\"c\":3}}{}", parts.concat()));
         }
     }
