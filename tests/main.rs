@@ -23,6 +23,7 @@ mod linearizability;
 mod manifest;
 mod memory;
 mod misbehaving;
+mod predict_forms;
 mod promises;
 mod readers;
 mod start;

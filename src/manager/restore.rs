@@ -47,8 +47,8 @@ impl Manager {
         for slot in slots {
             failpoint::hit("restore.between");
             match self.restore_slot(&slot).await {
-                Some(Content::State(state)) => states.push(state),
-                Some(Content::Model(model)) => models.push(model),
+                Some(Content::State(state)) => states.push(*state),
+                Some(Content::Model(model)) => models.push(*model),
                 None => {}
             }
         }
@@ -135,11 +135,13 @@ impl Manager {
         self.vouch(saved)?;
         let broken = || Refusal::new("malformed", "the journal's line makes no sense");
         match (&saved.slot, &saved.model) {
-            (Slot::State(key), _) => saved.served_state(key).map(Content::State).ok_or_else(broken),
+            (Slot::State(key), _) => {
+                saved.served_state(key).map(|state| Content::State(Box::new(state))).ok_or_else(broken)
+            }
             (Slot::Model(_), Some(model)) => {
                 let artifact = self.cache.get(model.digest, Some(model.size)).ok_or_else(|| missing(model))?;
                 let warm = self.pipeline.load(artifact, model.announced(), &mut Stages::new()).await?;
-                saved.served_model(warm).map(Content::Model).ok_or_else(broken)
+                saved.served_model(warm).map(|model| Content::Model(Box::new(model))).ok_or_else(broken)
             }
             (Slot::Model(_), None) => Err(broken()),
         }
@@ -148,6 +150,6 @@ impl Manager {
 
 /// What a slot serves.
 enum Content {
-    State(ServedState),
-    Model(ServedModel),
+    State(Box<ServedState>),
+    Model(Box<ServedModel>),
 }
