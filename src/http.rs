@@ -18,6 +18,7 @@ mod observe;
 mod predict;
 mod problem;
 mod state;
+mod v2;
 #[cfg(test)]
 mod tests;
 

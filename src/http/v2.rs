@@ -1,0 +1,3 @@
+//! The Open Inference Protocol, version 2, over REST.
+
+pub(super) mod wire;
