@@ -4,14 +4,14 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use hotserve_models::{Data, DataType, Tensor, TensorSpec};
+use hotserve_models::{Data, DataType, Dim, Tensor, TensorSpec};
 
 /// How much of a client's text an error repeats.
 const SHOWN: usize = 64;
 
 /// An element type on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum WireType {
+pub enum WireType {
     Bool,
     Uint8,
     Uint16,
@@ -47,7 +47,7 @@ impl WireType {
     ];
 
     /// The protocol's name.
-    pub(in crate::http) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Bool => "BOOL",
             Self::Uint8 => "UINT8",
@@ -67,7 +67,7 @@ impl WireType {
     }
 
     /// Bytes of an element; none where each has its own length.
-    pub(in crate::http) fn size(self) -> Option<usize> {
+    pub fn size(self) -> Option<usize> {
         match self {
             Self::Bool | Self::Uint8 | Self::Int8 => Some(1),
             Self::Uint16 | Self::Int16 | Self::Fp16 | Self::Bf16 => Some(2),
@@ -78,12 +78,12 @@ impl WireType {
     }
 
     /// Whether elements are floats.
-    pub(in crate::http) fn is_float(self) -> bool {
+    pub fn is_float(self) -> bool {
         matches!(self, Self::Fp16 | Self::Bf16 | Self::Fp32 | Self::Fp64)
     }
 
     /// Whether a whole number is in its range.
-    pub(in crate::http) fn holds(self, value: i128) -> bool {
+    pub fn holds(self, value: i128) -> bool {
         let within = |least: i128, most: i128| (least..=most).contains(&value);
         match self {
             Self::Uint8 => within(0, u8::MAX.into()),
@@ -99,7 +99,7 @@ impl WireType {
     }
 
     /// Whether tensors of it can be given where the model takes this; whether each of their values can shows later.
-    pub(in crate::http) fn fits(self, spec: &TensorSpec) -> Result<(), String> {
+    pub fn fits(self, spec: &TensorSpec) -> Result<(), String> {
         let fits = match spec.datatype {
             DataType::Bool => self == Self::Bool,
             DataType::Bytes => self == Self::Bytes,
@@ -129,15 +129,23 @@ impl FromStr for WireType {
 }
 
 /// A client's text, quoted, and not all of a long one.
-pub(in crate::http) fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     let short: String = text.chars().take(SHOWN).collect();
     if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
 }
 
-/// How many elements a shape has. Rows without elements are refused: their number would be whatever somebody writes,
-/// and an answer has as many.
-pub(in crate::http) fn elements(shape: &[usize], spec: &TensorSpec) -> Result<usize, String> {
+/// How many elements a shape has, which must be one that the model takes. Rows without elements are refused: their
+/// number would be whatever somebody writes, and an answer has as many.
+pub fn elements(shape: &[usize], spec: &TensorSpec) -> Result<usize, String> {
     let name = &spec.name;
+    if shape.len() != spec.shape.len() {
+        let (takes, given) = (spec.shape.len(), shape.len());
+        return Err(format!("input {name:?} has {} ({}), not {given}", axes(takes), pattern(spec)));
+    }
+    let fits = |(dim, length): (&Dim, &usize)| matches!(dim, Dim::Any) || *dim == Dim::Fixed(*length);
+    if !spec.shape.iter().zip(shape).all(fits) {
+        return Err(format!("input {name:?} has shape {}, not {shape:?} (-1 is any length)", pattern(spec)));
+    }
     let product = shape.iter().try_fold(1_usize, |product, length| product.checked_mul(*length));
     match product.ok_or_else(|| format!("input {name:?}: shape {shape:?} has more elements than can be counted"))? {
         0 if shape.first() != Some(&0) => Err(format!("input {name:?}: shape {shape:?} has rows without elements")),
@@ -145,14 +153,22 @@ pub(in crate::http) fn elements(shape: &[usize], spec: &TensorSpec) -> Result<us
     }
 }
 
+fn axes(count: usize) -> String {
+    if count == 1 { "1 axis".to_owned() } else { format!("{count} axes") }
+}
+
+/// A shape as metadata have it.
+fn pattern(spec: &TensorSpec) -> String {
+    let dim = |dim: &Dim| match dim {
+        Dim::Any => "-1".to_owned(),
+        Dim::Fixed(length) => length.to_string(),
+    };
+    format!("[{}]", spec.shape.iter().map(dim).collect::<Vec<_>>().join(", "))
+}
+
 /// A tensor from its little-endian, row-major bytes: a BOOL is one byte, 0 or 1; each element of BYTES is UTF-8 behind
 /// its length, a `u32`. An error says which input and which element.
-pub(in crate::http) fn from_raw(
-    datatype: WireType,
-    shape: &[usize],
-    bytes: &[u8],
-    spec: &TensorSpec,
-) -> Result<Tensor, String> {
+pub fn from_raw(datatype: WireType, shape: &[usize], bytes: &[u8], spec: &TensorSpec) -> Result<Tensor, String> {
     datatype.fits(spec)?;
     let (count, name) = (elements(shape, spec)?, &spec.name);
     if let Some(size) = datatype.size()
@@ -188,7 +204,7 @@ pub(in crate::http) fn from_raw(
 
 /// Elements as a message has them, wider than their datatype.
 #[derive(Debug)]
-pub(in crate::http) enum Elements {
+pub enum Elements {
     Bool(Vec<bool>),
     /// INT8, INT16 and INT32.
     Int(Vec<i32>),
@@ -203,7 +219,7 @@ pub(in crate::http) enum Elements {
 
 impl Elements {
     /// How many.
-    pub(in crate::http) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         match self {
             Self::Bool(values) => values.len(),
             Self::Int(values) => values.len(),
@@ -218,7 +234,7 @@ impl Elements {
 }
 
 /// A tensor from typed elements. FP16 and BF16 have none: they only come as bytes.
-pub(in crate::http) fn from_elements(
+pub fn from_elements(
     datatype: WireType,
     shape: &[usize],
     values: Elements,
@@ -259,14 +275,14 @@ pub(in crate::http) fn from_elements(
 }
 
 /// The bytes of a tensor, as [`from_raw`] takes them, in the tensor's own datatype.
-pub(in crate::http) fn to_raw(tensor: &Tensor) -> Vec<u8> {
+pub fn to_raw(tensor: &Tensor) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw_len(tensor));
     write_raw(tensor, &mut out);
     out
 }
 
 /// How many bytes [`to_raw`] gives.
-pub(in crate::http) fn raw_len(tensor: &Tensor) -> usize {
+pub fn raw_len(tensor: &Tensor) -> usize {
     match tensor.data() {
         Data::Bool(values) => values.len(),
         Data::Int32(values) => values.len() * 4,
@@ -278,7 +294,7 @@ pub(in crate::http) fn raw_len(tensor: &Tensor) -> usize {
 }
 
 /// Appends what [`to_raw`] gives.
-pub(in crate::http) fn write_raw(tensor: &Tensor, out: &mut Vec<u8>) {
+pub fn write_raw(tensor: &Tensor, out: &mut Vec<u8>) {
     match tensor.data() {
         Data::Bool(values) => out.extend(values.iter().map(|value| u8::from(*value))),
         Data::Int32(values) => values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes())),
@@ -330,7 +346,7 @@ fn no_text(name: &str, index: usize) -> String {
 }
 
 /// That a value cannot be kept.
-pub(in crate::http) fn misfit(name: &str, index: usize, expected: &str, got: impl Display) -> String {
+pub fn misfit(name: &str, index: usize, expected: &str, got: impl Display) -> String {
     format!("input {name:?}: element {index}: expected {expected}, got {got}")
 }
 
@@ -355,7 +371,7 @@ fn convert<S: Number>(values: impl Iterator<Item = S>, spec: &TensorSpec) -> Res
 }
 
 /// What a datatype takes without a loss, for a person.
-pub(in crate::http) fn kept_by(datatype: DataType) -> String {
+pub fn kept_by(datatype: DataType) -> String {
     match datatype {
         DataType::Int32 | DataType::Int64 => format!("a whole number that {datatype} can hold"),
         _ => format!("a number that {datatype} can hold"),
@@ -369,7 +385,7 @@ trait Number: Copy + Display {
 }
 
 /// A number as the model takes it.
-pub(in crate::http) trait Target: Copy {
+pub trait Target: Copy {
     /// If it is just this number.
     fn of_whole(value: i128) -> Option<Self>;
     /// If it is this number: rounded where it is a float too, and never made an infinity.

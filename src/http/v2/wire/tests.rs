@@ -4,11 +4,15 @@ use proptest::prelude::*;
 use super::*;
 
 fn spec(datatype: DataType) -> TensorSpec {
-    TensorSpec { name: "x".to_owned(), datatype, shape: vec![Dim::Any], features: Vec::new() }
+    of_rank(datatype, 1)
+}
+
+fn of_rank(datatype: DataType, rank: usize) -> TensorSpec {
+    TensorSpec { name: "x".to_owned(), datatype, shape: vec![Dim::Any; rank], features: Vec::new() }
 }
 
 fn raw(datatype: WireType, shape: &[usize], bytes: &[u8], takes: DataType) -> Result<Data, String> {
-    from_raw(datatype, shape, bytes, &spec(takes)).map(|tensor| tensor.data().clone())
+    from_raw(datatype, shape, bytes, &of_rank(takes, shape.len())).map(|tensor| tensor.data().clone())
 }
 
 fn refused(datatype: WireType, shape: &[usize], bytes: &[u8], takes: DataType, expected: &str) {
@@ -89,6 +93,16 @@ fn a_size_that_overflows_or_does_not_fit_is_refused_before_anything_is_allocated
 }
 
 #[test]
+fn a_shape_is_one_that_the_model_takes() {
+    let spec = TensorSpec { shape: vec![Dim::Any, Dim::Fixed(3)], ..spec(DataType::Fp32) };
+    assert_eq!(elements(&[2, 3], &spec), Ok(6));
+    let told = "input \"x\" has shape [-1, 3], not [3, 2] (-1 is any length)";
+    assert_eq!(elements(&[3, 2], &spec), Err(told.to_owned()));
+    assert_eq!(elements(&[3], &spec), Err("input \"x\" has 2 axes ([-1, 3]), not 1".to_owned()));
+    assert!(elements(&vec![1; 100_000], &spec).expect_err("too many").len() < 100);
+}
+
+#[test]
 fn halves_are_the_numbers_that_they_say() {
     let cases = [
         (0x0000, 0.0),
@@ -151,7 +165,7 @@ proptest! {
     fn no_bytes_make_it_panic(kind in 0..14_usize, takes in 0..6_usize, bytes: Vec<u8>,
                               shape in proptest::collection::vec(any::<usize>(), 0..4)) {
         let types = [DataType::Bool, DataType::Int32, DataType::Int64, DataType::Fp32, DataType::Fp64, DataType::Bytes];
-        let spec = spec(types[takes]);
+        let spec = of_rank(types[takes], shape.len());
         if let Ok(tensor) = from_raw(WireType::ALL[kind], &shape, &bytes, &spec) {
             prop_assert_eq!(tensor.datatype(), spec.datatype);
         }
