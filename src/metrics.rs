@@ -142,6 +142,13 @@ pub const ROUTES: &[&str] = &[
     "unmatched",
     "/events",
     "/admin/control",
+    // Of the Open Inference Protocol. The first two stand for all that is only read, the third for every version.
+    "/v2",
+    "/v2/models",
+    "/v2/models/{model}/infer",
+    "/v2/repository/index",
+    "/v2/repository/models/{model}/load",
+    "/v2/repository/models/{model}/unload",
 ];
 /// The statuses that have a series of their own.
 pub const STATUSES: &[&str] =
@@ -169,8 +176,8 @@ pub const TABLE: &[Spec] = &[
     spec(
         "hotserve_controls_total",
         Kind::Counter,
-        "Pins, unpins, rollbacks and revocations obeyed, by who told them",
-        &[("action", &["pin", "unpin", "rollback", "revoke"]), ("by", &["admin", "stream"])],
+        "Pins, unpins, rollbacks, revocations, unloads and loads obeyed, by who told them",
+        &[("action", &["pin", "unpin", "rollback", "revoke", "unload", "load"]), ("by", &["admin", "stream"])],
     ),
     spec(
         "hotserve_fallbacks_total",

@@ -34,13 +34,19 @@ impl Reaper {
 
     /// Hands over a snapshot that was replaced, and those of its models that the next one does not have.
     pub fn retire(&self, snapshot: Arc<Snapshot>, models: Vec<Arc<ServedModel>>) {
-        // A reaper that is gone means that the process is going; freeing it here is as good.
-        let _ = self.retired.send(Retired { snapshot: Some(snapshot), models });
+        self.send(Some(snapshot), models);
     }
 
     /// Hands over a model that no snapshot has any more.
     pub fn retire_model(&self, model: Arc<ServedModel>) {
-        let _ = self.retired.send(Retired { snapshot: None, models: vec![model] });
+        self.send(None, vec![model]);
+    }
+
+    fn send(&self, snapshot: Option<Arc<Snapshot>>, models: Vec<Arc<ServedModel>>) {
+        // A snapshot may know it still, as the one before.
+        models.iter().for_each(|model| model.retire());
+        // A reaper that is gone means that the process is going; freeing it here is as good.
+        let _ = self.retired.send(Retired { snapshot, models });
     }
 }
 
@@ -69,10 +75,10 @@ fn reap(inbox: &Receiver<Retired>, live: &Gauge) {
                 open = false;
             }
         }
-        // Nobody can get hold of a retired snapshot anew, nor of a model that no snapshot has: once the count is one,
-        // it is ours alone.
+        // Nobody can get hold of a retired snapshot anew: once the count is one, it is ours alone. A model may be looked
+        // at just now by who knows it weakly, hence in one step: either it is taken out here, or that one has it.
         snapshots.retain(|snapshot| Arc::strong_count(snapshot) > 1);
-        models.retain(|model| Arc::strong_count(model) > 1);
+        models = models.into_iter().filter_map(|model| Arc::try_unwrap(model).map(drop).err()).collect();
         #[expect(clippy::cast_precision_loss, reason = "a number of snapshots")]
         live.set(snapshots.len() as f64 + 1.0);
     }
@@ -115,6 +121,10 @@ mod tests {
     }
 
     fn snapshot(freed: &Sender<String>) -> Arc<Snapshot> {
+        Arc::new(Snapshot::default().with(vec![], vec![model(freed)]))
+    }
+
+    fn model(freed: &Sender<String>) -> ServedModel {
         let facts = ModelFacts {
             name: "m".parse().expect("a name"),
             rank: Rank::Initial,
@@ -125,8 +135,25 @@ mod tests {
             published_at: None,
         };
         let signature = Signature { inputs: vec![], outputs: vec![] };
-        let model = ServedModel::new(facts, Box::new(Witness(signature, freed.clone())), Duration::ZERO);
-        Arc::new(Snapshot::default().with(vec![], vec![model]))
+        ServedModel::new(facts, Box::new(Witness(signature, freed.clone())), Duration::ZERO)
+    }
+
+    #[test]
+    fn what_was_served_before_is_found_until_it_is_retired_and_then_freed_by_the_reaper() {
+        let reaper = Reaper::start(Gauge::noop()).expect("a thread");
+        let (freed, heard) = channel();
+        let first = snapshot(&freed);
+        let kept_warm = Arc::clone(first.model("m").expect("it has one"));
+        let second = first.with(vec![], vec![model(&freed)]);
+        reaper.retire(first, vec![]);
+        assert!(heard.recv_timeout(3 * LOOK).is_err(), "it is kept warm");
+        let reader = second.previous("m").expect("it is kept warm");
+        reaper.retire_model(kept_warm);
+        assert!(second.previous("m").is_none(), "nobody finds it anew, though a reader has it");
+        assert!(heard.recv_timeout(3 * LOOK).is_err(), "the reader has it");
+        drop(reader);
+        assert_eq!(heard.recv_timeout(Duration::from_secs(10)).as_deref(), Ok("reaper"));
+        assert!(second.previous("m").is_none());
     }
 
     #[test]

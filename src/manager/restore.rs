@@ -75,9 +75,14 @@ impl Manager {
         choices.retain(|saved| !hold.is_revoked(&saved.mark()));
         choices.sort_by_key(|saved| (Some(&saved.rank) != pin.as_ref(), hold.why_not(&saved.mark()).is_some()));
         let wanted = choices.first().map(|saved| saved.rank.clone());
-        // Nothing is to be served in a slot that was withdrawn.
+        let unloaded = hold.is_unloaded();
+        if unloaded && was_served.is_some() {
+            // The last run did not come to it.
+            let _ = self.journal.withdraw(slot);
+        }
+        // Nothing is to be served in a slot that was withdrawn or unloaded.
         let mut content = None;
-        while was_served.is_some() && content.is_none() && !choices.is_empty() {
+        while !unloaded && was_served.is_some() && content.is_none() && !choices.is_empty() {
             let saved = choices.remove(0);
             match self.restore_content(&saved).await {
                 Ok(restored) => content = Some((saved, restored)),
@@ -96,8 +101,8 @@ impl Manager {
         let book = self.books.entry(slot.clone()).or_default();
         match (&content, last) {
             (Some((saved, _)), _) => drop(book.serve(saved.mark())),
-            (None, Some(last)) => book.raise_floor(last),
-            (None, None) => {}
+            (None, Some(last)) if !unloaded => book.raise_floor(last),
+            (None, _) => {}
         }
         book.keep(choices.iter().map(Saved::mark).chain(initial).collect());
         content.map(|(_, content)| content)
@@ -135,13 +140,11 @@ impl Manager {
         self.vouch(saved)?;
         let broken = || Refusal::new("malformed", "the journal's line makes no sense");
         match (&saved.slot, &saved.model) {
-            (Slot::State(key), _) => {
-                saved.served_state(key).map(|state| Content::State(Box::new(state))).ok_or_else(broken)
-            }
+            (Slot::State(key), _) => saved.served_state(key).map(Box::new).map(Content::State).ok_or_else(broken),
             (Slot::Model(_), Some(model)) => {
                 let artifact = self.cache.get(model.digest, Some(model.size)).ok_or_else(|| missing(model))?;
                 let warm = self.pipeline.load(artifact, model.announced(), &mut Stages::new()).await?;
-                saved.served_model(warm).map(|model| Content::Model(Box::new(model))).ok_or_else(broken)
+                saved.served_model(warm).map(Box::new).map(Content::Model).ok_or_else(broken)
             }
             (Slot::Model(_), None) => Err(broken()),
         }

@@ -45,6 +45,7 @@ fn settle(book: &mut Book<u64>) -> String {
                 book.serve(mark);
             }
             Wish::Withdraw => book.withdraw(),
+            Wish::Unload => book.unload(),
             Wish::Stay | Wish::Await => break,
         }
     }
@@ -66,6 +67,28 @@ fn a_rollback_goes_to_the_one_before_and_on_to_what_is_newer_than_what_was_taken
     roll_back(&mut book, None).expect("there is a way back");
     assert_eq!(settle(&mut book), "10");
     assert_eq!(roll_back(&mut book, None), Err(NoWayBack::NothingOlder));
+}
+
+#[test]
+fn what_is_unloaded_is_kept_and_the_newest_comes_back_when_it_is_loaded() {
+    let mut book = served_to_12();
+    hold(&mut book, |hold| hold.set_unloaded(true));
+    assert_eq!(book.wish(), Wish::Unload);
+    assert_eq!(settle(&mut book), "nothing");
+    assert_eq!(book.judge(&mark(version(12), "12")), Verdict::Duplicate, "it is kept");
+    hold(&mut book, |hold| hold.set_pin(By::Admin, Some(version(11)), 0));
+    assert_eq!(settle(&mut book), "nothing", "whatever is pinned");
+    hold(&mut book, |hold| hold.set_pin(By::Admin, None, 0));
+    hold(&mut book, |hold| hold.set_unloaded(false));
+    assert_eq!(book.wish(), Wish::GoBack(&mark(version(12), "12")));
+    assert_eq!(settle(&mut book), "12");
+    hold(&mut book, |hold| hold.set_unloaded(true));
+    assert_eq!(settle(&mut book), "nothing");
+    admit(&mut book, 13);
+    assert!(!book.takes(&mark(version(13), "13")), "nor as the other half of a pair");
+    assert_eq!(settle(&mut book), "nothing", "whatever is announced");
+    hold(&mut book, |hold| hold.set_unloaded(false));
+    assert_eq!(settle(&mut book), "13");
 }
 
 #[test]
