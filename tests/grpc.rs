@@ -6,6 +6,7 @@ mod generate;
 mod hostile;
 mod infer;
 #[path = "../src/http/v2/grpc/proto.rs"]
+#[expect(dead_code, reason = "not all of it is asked for here")]
 mod proto;
 
 use std::net::SocketAddr;

@@ -5,13 +5,11 @@
 //! large one would hold up all others there.
 
 use std::fmt::Display;
-use std::io::Read;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
-use flate2::read::{GzDecoder, ZlibDecoder};
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -22,6 +20,9 @@ use tonic::{Code, Status};
 
 use crate::http::Http;
 use crate::http::predict;
+use crate::http::problem::Problem;
+use crate::http::v2::encoding::Encoding;
+use crate::serving::compute::ComputeError;
 
 /// What stands before each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -88,7 +89,7 @@ where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
     let limit = http.config.body_limit;
-    let coding = coding(headers)?;
+    let encoding = encoding(headers)?;
     let mut body = predict::read(body, limit.saturating_add(PREFIX)).await.map_err(|problem| match problem.status {
         StatusCode::PAYLOAD_TOO_LARGE => too_large(limit),
         _ => Status::cancelled(problem.detail),
@@ -110,47 +111,27 @@ where
         _ => {}
     }
     let message = body.split_off(PREFIX);
-    match (flag, coding) {
+    match (flag, encoding) {
         (0, _) => Ok(message),
-        (1, Some(coding)) if message.len() <= INLINE_INFLATE => coding.inflate(&message, limit),
-        (1, Some(coding)) => {
-            let inflated = http.compute.run(move || coding.inflate(&message, limit)).await;
-            inflated.map_err(|_| Status::unavailable("the queue of predictions is full: send the request again"))?
-        }
+        (1, Some(encoding)) if message.len() <= INLINE_INFLATE => Ok(encoding.inflate(&message, limit)?.into()),
+        (1, Some(encoding)) => match http.compute.run(move || encoding.inflate(&message, limit)).await {
+            Ok(inflated) => Ok(inflated?.into()),
+            Err(ComputeError::Full) => {
+                Err(Status::unavailable("the queue of predictions is full: send the request again"))
+            }
+            Err(ComputeError::Panicked) => Err(Problem::internal().into()),
+        },
         (1, None) => Err(Status::internal("the message is compressed, and grpc-encoding does not say how")),
         (flag, _) => Err(Status::invalid_argument(format!("a message begins with 0 or 1, not with {flag}"))),
     }
 }
 
-/// How messages are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    Gzip,
-    Deflate,
-}
-
-fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Status> {
+fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Status> {
     match headers.get(ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(None),
-        Some(b"gzip") => Ok(Some(Coding::Gzip)),
-        Some(b"deflate") => Ok(Some(Coding::Deflate)),
+        Some(b"gzip") => Ok(Some(Encoding::Gzip)),
+        Some(b"deflate") => Ok(Some(Encoding::Deflate)),
         Some(_) => Err(Status::unimplemented("grpc-encoding is one of identity, deflate and gzip")),
-    }
-}
-
-impl Coding {
-    fn inflate(self, message: &[u8], limit: usize) -> Result<Bytes, Status> {
-        let mut inflated = Vec::new();
-        let most = limit as u64 + 1;
-        let read = match self {
-            Self::Gzip => GzDecoder::new(message).take(most).read_to_end(&mut inflated),
-            Self::Deflate => ZlibDecoder::new(message).take(most).read_to_end(&mut inflated),
-        };
-        match read {
-            Err(error) => Err(Status::invalid_argument(format!("the message cannot be inflated: {error}"))),
-            Ok(size) if size > limit => Err(too_large(limit)),
-            Ok(_) => Ok(inflated.into()),
-        }
     }
 }
 
@@ -215,8 +196,6 @@ pub(super) fn refuse(status: Status) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     #[test]
@@ -247,18 +226,6 @@ mod tests {
         let far = HeaderMap::from_iter([(TIMEOUT, HeaderValue::from_static("1H"))]);
         assert_eq!(Deadline::of(&far, most).expect("well formed").after, most);
         assert_eq!(Deadline::of(&HeaderMap::new(), most).expect("well formed").after, most);
-    }
-
-    #[test]
-    fn what_inflates_beyond_the_limit_is_refused() {
-        let zeros = vec![0; 100_000];
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        gzip.write_all(&zeros).expect("to memory");
-        let gzip = gzip.finish().expect("to memory");
-        assert_eq!(Coding::Gzip.inflate(&gzip, 100_000).expect("within the limit").len(), 100_000);
-        assert_eq!(Coding::Gzip.inflate(&gzip, 99_999).expect_err("over it").code(), Code::ResourceExhausted);
-        assert_eq!(Coding::Deflate.inflate(&gzip, 100_000).expect_err("not zlib").code(), Code::InvalidArgument);
-        assert_eq!(Coding::Gzip.inflate(&gzip[..50], 100_000).expect_err("torn").code(), Code::InvalidArgument);
     }
 
     #[test]

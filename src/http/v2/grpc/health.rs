@@ -12,7 +12,7 @@ use super::proto::health::health_check_response::ServingStatus;
 use super::proto::health::{HealthCheckRequest, HealthCheckResponse};
 use crate::http::Http;
 use crate::http::problem::Problem;
-use crate::status::{self, Readiness};
+use crate::status::Readiness;
 
 /// The services that are asked after by name; an empty one is the server as a whole.
 const SERVICES: [&str; 3] = ["", "inference.GRPCInferenceService", "grpc.health.v1.Health"];
@@ -79,7 +79,7 @@ impl Watcher {
             if self.told.replace(now) != Some(now) {
                 return Some(now);
             }
-            if readiness == status::Readiness::Draining || self.news.changed().await.is_err() {
+            if readiness == Readiness::Draining || self.news.changed().await.is_err() {
                 return None;
             }
         }
