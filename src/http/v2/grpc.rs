@@ -4,7 +4,6 @@
 mod frame;
 mod health;
 mod infer;
-#[expect(dead_code, reason = "of what is not served only the messages are there")]
 mod proto;
 mod repository;
 mod scan;
