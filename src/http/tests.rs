@@ -3,6 +3,7 @@
 mod admin;
 mod events;
 mod min_version;
+mod v2;
 
 use std::time::Duration;
 

@@ -117,7 +117,24 @@ macro_rules! number {
 // Where a number is missing, as in the other bodies.
 number!(i32, None; i64, None; f32, Some(Self::NAN); f64, Some(Self::NAN));
 
+// Some clients have no word but numbers for them.
 impl Element for bool {
+    fn whole(_: WireType, value: i128) -> Option<Self> {
+        match value {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
+    fn float(datatype: WireType, value: f64) -> Option<Self> {
+        match value {
+            0.0 => Self::whole(datatype, 0),
+            1.0 => Self::whole(datatype, 1),
+            _ => None,
+        }
+    }
+
     fn boolean(value: bool) -> Option<Self> {
         Some(value)
     }

@@ -57,6 +57,7 @@ fn each_element_is_read_as_its_datatype_says() {
     assert_eq!(one("UINT8", "255", DataType::Int64), Ok(Data::Int64(vec![255])));
     assert_eq!(one("INT64", "7.0", DataType::Int32), Ok(Data::Int32(vec![7])));
     assert_eq!(one("BOOL", "true", DataType::Bool), Ok(Data::Bool(vec![true])));
+    assert_eq!(one("BOOL", "1.0", DataType::Bool), Ok(Data::Bool(vec![true])), "a client without booleans");
     assert_eq!(one("BYTES", "\"\\u00fc\"", DataType::Bytes), Ok(Data::Bytes(vec!["ü".to_owned()])));
     assert_eq!(one("FP32", "16777217", DataType::Fp32), Ok(Data::Fp32(vec![16_777_216.0])), "it is a float's text");
     assert!(matches!(one("FP32", "null", DataType::Fp32), Ok(Data::Fp32(values)) if values[0].is_nan()));
@@ -72,7 +73,8 @@ fn each_element_is_read_as_its_datatype_says() {
         ("FP32", "\"1\"", DataType::Fp32, "got \"1\""),
         ("FP32", "true", DataType::Fp32, "got true"),
         ("FP32", "{}", DataType::Fp32, "got an object"),
-        ("BOOL", "1", DataType::Bool, "expected true or false, got 1"),
+        ("BOOL", "2", DataType::Bool, "expected true or false, got 2"),
+        ("BOOL", "0.5", DataType::Bool, "expected true or false, got 0.5"),
         ("BYTES", "1", DataType::Bytes, "expected a string, got 1"),
         ("BOOL", "true", DataType::Fp32, "input \"x\" takes FP32, not BOOL"),
         ("FP33", "1", DataType::Fp32, "\"FP33\" is no datatype"),
