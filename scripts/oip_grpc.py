@@ -1,9 +1,9 @@
-"""The Open Inference Protocol over gRPC, asked by clients that are not ours: `python scripts/oip_grpc.py ADDRESS`.
+"""The Open Inference Protocol over gRPC, as clients that are not ours speak it: `python scripts/oip_grpc.py [ADDRESS]`.
 
 Triton's client with its defaults, the client generated from the specification, the standard health client, and
-reflection. ADDRESS is host:port of a running server with at least one model; each model is asked in every datatype that
-it takes. With HOTSERVE_ADMIN_TOKEN set to the server's token, a model is also unloaded and loaded.
-Needs tritonclient[grpc], open-inference-grpc, grpcio-health-checking and grpcio-reflection.
+reflection. ADDRESS is host:port of a running server with at least one model; without it one is started. Each model is
+asked in every datatype that it takes. With HOTSERVE_ADMIN_TOKEN set to the server's token, a model is also unloaded and
+loaded.
 """
 
 import os
@@ -48,7 +48,7 @@ def alike(one, other):
     return one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
 
 
-def triton(address):
+def triton(address, token):
     """Triton's own client, with its defaults."""
     import tritonclient.grpc as triton
     from tritonclient.utils import InferenceServerException
@@ -147,7 +147,7 @@ def triton(address):
     assert isinstance(error, InferenceServerException) and "ModelInfer" in error.message(), error
     client.stop_stream()
 
-    name, token = served[0].name, os.environ.get("HOTSERVE_ADMIN_TOKEN")
+    name = served[0].name
     for command in [client.load_model, client.unload_model]:
         try:
             command(name)
@@ -254,14 +254,21 @@ def models(address):
     return [model.name for model in index if model.state == "READY"]
 
 
+def everything(address, token):
+    """Each client in turn."""
+    standard(address)
+    triton(address, token)
+    # Both clients bring the same messages, and Python takes them once a process.
+    subprocess.run([sys.executable, __file__, address, "generated", *models(address)], check=True)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    address = sys.argv[1].removeprefix("http://")
     if sys.argv[2:3] == ["generated"]:
-        generated(address)
+        generated(sys.argv[1])
+    elif sys.argv[1:]:
+        everything(sys.argv[1].removeprefix("http://"), os.environ.get("HOTSERVE_ADMIN_TOKEN"))
     else:
-        standard(address)
-        triton(address)
-        # Both clients bring the same messages, and Python takes them once a process.
-        subprocess.run([sys.executable, __file__, address, "generated", *models(address)], check=True)
+        from oip_server import server
+
+        with server() as running:
+            everything(running.address, running.token)
