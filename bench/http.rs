@@ -96,13 +96,18 @@ fn tensors(hotserve: &Process, folder: &Path) {
     let script = |name: &str, body: &[u8], header: &str| {
         let (script, file) = (folder.join(format!("{name}.lua")), folder.join(name));
         std::fs::write(&file, body).unwrap();
-        let read = format!("local file = io.open('{}', 'rb')\nwrk.body = file:read('*a')\nfile:close()", file.display());
+        let read =
+            format!("local file = io.open('{}', 'rb')\nwrk.body = file:read('*a')\nfile:close()", file.display());
         std::fs::write(&script, format!("wrk.method = 'POST'\n{header}\n{read}\n")).unwrap();
         script
     };
     let length = format!("wrk.headers['inference-header-content-length'] = '{}'", head.len());
     let scripts = [script("json", text.as_bytes(), ""), script("bytes", &bytes, &length)];
-    println!("\n{rows} x {features} FP32 as JSON of {} bytes and as {} bytes, to a linear model", text.len(), bytes.len());
+    println!(
+        "\n{rows} x {features} FP32 as JSON of {} bytes and as {} bytes, to a linear model",
+        text.len(),
+        bytes.len()
+    );
     println!("{:<18}{:>5}{:>10}{:>10}{:>22}{:>22}", "", "conn", "JSON/s", "bytes/s", "rate", "CPU a request");
     for connections in [1, 16] {
         let mut pairs = Vec::new();

@@ -63,7 +63,8 @@ async fn what_is_unloaded_stays_away_over_a_restart_until_it_is_loaded() {
         assert_eq!((reply.status, reply.json()), (StatusCode::OK, json!({})));
     }
     assert_eq!(server.metric("hotserve_controls_total{action=\"unload\",by=\"admin\"}").await, 1.0);
-    let gone = |index: &Value| index[0]["state"] == "UNAVAILABLE" && index[0]["reason"].as_str().unwrap().contains("load");
+    let gone =
+        |index: &Value| index[0]["state"] == "UNAVAILABLE" && index[0]["reason"].as_str().unwrap().contains("load");
     for path in ["", "/versions/1", "/versions/2"] {
         assert_eq!(infer(&server, path).await.unwrap_err().status, StatusCode::NOT_FOUND, "{path}");
     }

@@ -27,7 +27,7 @@ async fn send(client: &Client, path: &str, headers: &[(&str, &str)], body: impl 
     if let Some(trailers) = body.collect().await.unwrap().trailers() {
         all.extend(trailers.clone());
     }
-    all.insert(":status", head.status.as_u16().into());
+    all.insert("http-status", head.status.as_u16().into());
     all
 }
 
@@ -91,14 +91,14 @@ async fn broken_frames_are_refused_by_what_is_wrong_with_them() {
         let begin: Vec<u8> = body.iter().copied().take(12).collect();
         let answer = send(&client, INFER, headers, body).await;
         assert_eq!(code(&answer), expected, "{headers:?} {begin:?}: {answer:?}");
-        assert_eq!(answer[":status"], "200");
+        assert_eq!(answer["http-status"], "200");
         assert_eq!(answer["content-type"], "application/grpc");
         assert!(answer.contains_key("x-request-id"));
     }
     // Other encodings than the protocol's own are not gRPC here.
     for content_type in ["application/grpc+json", "application/grpc-web+proto", "application/grpcish", "text/plain"] {
         let answer = send(&client, INFER, &[("content-type", content_type)], whole(&good)).await;
-        assert_eq!(answer[":status"], "404", "{content_type}: {answer:?}");
+        assert_eq!(answer["http-status"], "404", "{content_type}: {answer:?}");
     }
     // Nor is HTTP/1.1.
     let reply = server.client.ask(INFER, &[("content-type", "application/grpc")], Some("")).await;

@@ -22,7 +22,8 @@ struct Bad {
 impl Bad {
     fn request(&self) -> Vec<u8> {
         let headers: String = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let head = format!("POST {PATH} HTTP/1.1\r\nhost: test\r\n{headers}content-length: {}\r\n\r\n", self.body.len());
+        let head =
+            format!("POST {PATH} HTTP/1.1\r\nhost: test\r\n{headers}content-length: {}\r\n\r\n", self.body.len());
         [head.as_bytes(), &self.body].concat()
     }
 }
@@ -106,7 +107,8 @@ fn bad(random: &mut fastrand::Rng) -> Bad {
         5 => with_tail("bytes behind the last tensor", &json, size + random.usize(1..100)),
         6 => {
             let open = random.choice(["[", "{\"a\":", "{\"inputs\":[", "[{\"data\":["]).unwrap();
-            let before = random.choice(["", "{\"inputs\":[{\"name\":\"input\",\"datatype\":\"FP32\",\"data\":"]).unwrap();
+            let before =
+                random.choice(["", "{\"inputs\":[{\"name\":\"input\",\"datatype\":\"FP32\",\"data\":"]).unwrap();
             let body = format!("{before}{}", open.repeat(random.usize(200..4000)));
             Bad { kind: "deep JSON", headers: vec![], body: body.into_bytes() }
         }

@@ -140,7 +140,9 @@ async fn every_failure_is_an_error_by_the_protocol() {
         let told = server.post(&format!("/v2/repository/models/iris/{path}"), "{}").await.error(403);
         assert!(told.contains("--admin-token-file"), "{told}");
     }
-    let series = |route: &str, status| server.metric(&format!("hotserve_http_requests_total{{route=\"{route}\",status=\"{status}\"}}"));
+    let series = |route: &str, status| {
+        server.metric(&format!("hotserve_http_requests_total{{route=\"{route}\",status=\"{status}\"}}"))
+    };
     assert_eq!(series("/v2", "404"), 1.0);
     assert_eq!(series("/v2/models/{model}/infer", "400"), 3.0);
     assert_eq!(server.metric("hotserve_predict_errors_total{cause=\"failed\"}"), 2.0);
