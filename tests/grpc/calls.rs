@@ -1,8 +1,16 @@
 //! Everything but inferences: what is there, how it does, health, reflection, and the end.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
 use futures_util::{StreamExt, stream};
 use hotserve::config::{Settings, Token};
+use hotserve::http::listener;
 use http::uri::PathAndQuery;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
@@ -202,7 +210,7 @@ async fn a_shutdown_under_load_costs_no_call_that_was_begun() {
             })
         })
         .collect();
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     server.stop().await;
     let mut answered = 0;
     for caller in callers {
@@ -277,5 +285,19 @@ async fn the_version_before_is_answered_by_its_number_while_it_is_warm() {
     let of = pb::ModelMetadataRequest { name: "m".to_owned(), version: String::new() };
     let about: pb::ModelMetadataResponse = client.call("ModelMetadata", of).await.unwrap();
     assert_eq!(about.versions, ["2", "1"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_merges_the_routes_speaks_grpc_too() {
+    let (server, _feeder, _) = start(|_| {}).await;
+    let host = Router::new().route("/own", get("own")).merge(hotserve::http::router(Arc::clone(&server.http)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (client, shutdown) = (Client::to(listener.local_addr().unwrap()), CancellationToken::new());
+    let serving = tokio::spawn(listener::serve(listener, host, Duration::from_secs(10), shutdown.clone()));
+    assert!(client.infer(rows(2)).await.is_ok());
+    assert_eq!(checked(&client, "").await.unwrap(), ServingStatus::Serving);
+    shutdown.cancel();
+    serving.await.unwrap().unwrap();
     server.stop().await;
 }

@@ -15,9 +15,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::BoxError;
 use axum::body::{Body, HttpBody};
 use axum::response::Response;
+use axum::routing::any;
+use axum::{BoxError, Router};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use http::request::Parts;
@@ -34,11 +35,11 @@ use self::frame::Deadline;
 use self::proto::inference as pb;
 use super::models::{Named, find};
 use super::wire::shown;
-use crate::http::Http;
 use crate::http::min_version::MinVersion;
-use crate::http::observe::{Flight, REQUEST_ID, request_id};
+use crate::http::observe::{Flight, Observe, REQUEST_ID, request_id};
 use crate::http::predict;
 use crate::http::problem::Problem;
+use crate::http::{Http, not_found};
 use crate::id::Slot;
 use crate::metrics::{GRPC_CODES, GRPC_METHODS, Metrics};
 use crate::serving::{ServedModel, Snapshot};
@@ -71,6 +72,24 @@ pub(in crate::http) fn is_grpc<B>(request: &Request<B>) -> bool {
     let given = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     let rest = given.and_then(|given| given.strip_prefix(frame::CONTENT_TYPE.as_bytes()));
     rest.is_some_and(|rest| matches!(rest, [] | [b';', ..]) || rest == b"+proto")
+}
+
+/// The services as routes, for a host that merges them into its own; the front needs none.
+pub(in crate::http) fn router(http: &Arc<Http>) -> Router<Arc<Http>> {
+    let (grpc, other) = (Grpc::new(Arc::clone(http)), Observe::route("unmatched", &http.metrics));
+    let answer = async move |request: Request<Body>| {
+        if is_grpc(&request) {
+            return grpc.call(request).await;
+        }
+        other.answer(Instant::now(), request_id(request.headers()), not_found()).await
+    };
+    let paths = [
+        "/inference.GRPCInferenceService/{method}",
+        "/grpc.health.v1.Health/{method}",
+        "/grpc.reflection.v1.ServerReflection/{method}",
+        "/grpc.reflection.v1alpha.ServerReflection/{method}",
+    ];
+    paths.into_iter().fold(Router::new(), |router, path| router.route(path, any(answer.clone())))
 }
 
 impl Grpc {
