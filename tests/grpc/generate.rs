@@ -32,3 +32,16 @@ fn the_generated_code_is_that_of_the_protos() {
         assert!(made == std::fs::read(kept.join(name)).unwrap(), "{name} is not what proto/ says: generate it anew");
     }
 }
+
+#[test]
+fn every_method_is_counted_by_its_path() {
+    let set = protox::compile(PROTOS, [repository("proto")]).unwrap();
+    for file in &set.file {
+        for service in &file.service {
+            for method in &service.method {
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                assert!(hotserve::metrics::GRPC_METHODS.contains(&path.as_str()), "{path} is not in the metrics table");
+            }
+        }
+    }
+}
