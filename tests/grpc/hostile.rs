@@ -95,6 +95,10 @@ async fn broken_frames_are_refused_by_what_is_wrong_with_them() {
         assert_eq!(answer["content-type"], "application/grpc");
         assert!(answer.contains_key("x-request-id"));
     }
+    // What is no inference is small.
+    let live = "/inference.GRPCInferenceService/ServerLive";
+    assert_eq!(code(&send(&client, live, &[], whole(b"")).await), Code::Ok);
+    assert_eq!(code(&send(&client, live, &[], whole(&vec![0; LIMIT / 2])).await), Code::ResourceExhausted);
     // Other encodings than the protocol's own are not gRPC here.
     for content_type in ["application/grpc+json", "application/grpc-web+proto", "application/grpcish", "text/plain"] {
         let answer = send(&client, INFER, &[("content-type", content_type)], whole(&good)).await;

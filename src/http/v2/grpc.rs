@@ -44,6 +44,9 @@ use crate::id::Slot;
 use crate::metrics::{GRPC_CODES, GRPC_METHODS, Metrics};
 use crate::serving::{ServedModel, Snapshot};
 
+/// The largest message of what is no inference, in bytes: names, and a few parameters. It is read where it is answered.
+const SMALL: usize = 16 << 10;
+
 type Reflection = BoxCloneSyncService<Request<Body>, http::Response<tonic::body::Body>, Infallible>;
 
 /// The services.
@@ -152,8 +155,10 @@ impl Services {
         B: HttpBody<Data = Bytes, Error: Display> + Unpin,
     {
         let (http, headers) = (&self.http, &head.headers);
-        let message = frame::read(http, headers, body).await?;
         let method = path.strip_prefix("/inference.GRPCInferenceService/").unwrap_or(path);
+        let limit = http.config.body_limit;
+        let limit = if method == "ModelInfer" { limit } else { limit.min(SMALL) };
+        let message = frame::read(http, headers, body, limit).await?;
         Ok(match method {
             "ModelInfer" => {
                 let infer::Inferred { model, frame } = infer::infer(http, headers, deadline, message).await?;

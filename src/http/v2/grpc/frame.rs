@@ -84,11 +84,10 @@ fn timeout(text: &[u8]) -> Option<Duration> {
 }
 
 /// The one message of a call, whole and inflated. `limit` is in bytes, and holds before and after it is inflated.
-pub(super) async fn read<B>(http: &Http, headers: &HeaderMap, body: B) -> Result<Bytes, Status>
+pub(super) async fn read<B>(http: &Http, headers: &HeaderMap, body: B, limit: usize) -> Result<Bytes, Status>
 where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
-    let limit = http.config.body_limit;
     let encoding = encoding(headers)?;
     let mut body = predict::read(body, limit.saturating_add(PREFIX)).await.map_err(|problem| match problem.status {
         StatusCode::PAYLOAD_TOO_LARGE => too_large(limit),
