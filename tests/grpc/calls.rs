@@ -111,7 +111,7 @@ async fn what_is_not_served_is_unimplemented_and_says_what_is() {
     }
     let path = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelStreamInfer");
     let questions = Request::new(stream::iter([rows(1)]));
-    let codec = ProstCodec::<pb::ModelInferRequest, pb::ModelStreamInferResponse>::default();
+    let codec = ProstCodec::<pb::ModelInferRequest, pb::ModelInferResponse>::default();
     let status = client.grpc().streaming(questions, path, codec).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.message().contains("ModelInfer"), "{status:?}");

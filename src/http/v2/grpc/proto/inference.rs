@@ -196,13 +196,6 @@ pub mod model_infer_response {
         pub contents: ::core::option::Option<super::InferTensorContents>,
     }
 }
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ModelStreamInferResponse {
-    #[prost(string, tag = "1")]
-    pub error_message: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "2")]
-    pub infer_response: ::core::option::Option<ModelInferResponse>,
-}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ModelStatisticsRequest {
     /// Every model, where it is empty.
