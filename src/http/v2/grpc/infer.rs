@@ -68,7 +68,7 @@ pub(super) async fn infer(
         status if status.code() == Code::DeadlineExceeded => deadline.exceeded(),
         status => status,
     })?;
-    let frame = done.answer.ok_or_else(|| Problem::internal())?;
+    let frame = done.answer.ok_or_else(Problem::internal)?;
     Ok(Inferred { model, frame })
 }
 

@@ -1,6 +1,7 @@
 //! The messages, generated from `proto/` by `tests/grpc/generate.rs`, which also proves that they are.
 
 /// The package `inference`: the Open Inference Protocol.
+#[expect(clippy::enum_variant_names, reason = "they are called so in the protocol")]
 #[rustfmt::skip]
 #[path = "proto/inference.rs"]
 pub mod inference;
