@@ -143,9 +143,9 @@ async fn every_failure_is_an_error_by_the_protocol() {
     let series = |route: &str, status| {
         server.metric(&format!("hotserve_http_requests_total{{route=\"{route}\",status=\"{status}\"}}"))
     };
-    assert_eq!(series("/v2", "404"), 1.0);
+    assert_eq!(series("/v2", "404"), 2.0);
     assert_eq!(series("/v2/models/{model}/infer", "400"), 3.0);
-    assert_eq!(server.metric("hotserve_predict_errors_total{cause=\"failed\"}"), 2.0);
+    assert_eq!(server.metric("hotserve_predict_errors_total{code=\"failed\"}"), 2.0);
     let statistics = server.get("/v2/models/iris/stats").await.json();
     assert_eq!(statistics["model_stats"][0]["inference_stats"]["fail"]["count"], 6);
 }
