@@ -104,6 +104,7 @@ pub fn router(http: Arc<Http>) -> Router {
         .merge(on("/metrics", get(health::metrics)))
         .merge(admin)
         .merge(v2::router(&http))
+        .merge(v2::grpc::router(&http))
         .fallback_service(any(not_found).layer(Observe::route("unmatched", &metrics)))
         .with_state(http)
 }

@@ -153,6 +153,40 @@ pub const ROUTES: &[&str] = &[
 /// The statuses that have a series of their own.
 pub const STATUSES: &[&str] =
     &["200", "202", "304", "400", "401", "404", "405", "408", "409", "412", "413", "422", "500", "503", "other"];
+/// The methods of gRPC, by their paths.
+pub const GRPC_METHODS: &[&str] = &[
+    "/inference.GRPCInferenceService/ModelInfer",
+    "/inference.GRPCInferenceService/ModelStreamInfer",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+    "/inference.GRPCInferenceService/ModelReady",
+    "/inference.GRPCInferenceService/ServerMetadata",
+    "/inference.GRPCInferenceService/ModelMetadata",
+    "/inference.GRPCInferenceService/ModelStatistics",
+    "/inference.GRPCInferenceService/RepositoryIndex",
+    "/inference.GRPCInferenceService/RepositoryModelLoad",
+    "/inference.GRPCInferenceService/RepositoryModelUnload",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "unmatched",
+];
+/// The codes of gRPC that have a series of their own.
+pub const GRPC_CODES: &[&str] = &[
+    "OK",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "other",
+];
 const POLLS: &[&str] = &["ok", "throttled", "expired", "invalid", "not_found", "denied", "failed"];
 const MANIFEST_READS: &[&str] = &["changed", "unchanged", "absent", "failed"];
 const SIGNATURES: &[&str] = &["none", "unchecked", "good"];
@@ -333,6 +367,18 @@ pub const TABLE: &[Spec] = &[
         &[("route", ROUTES)],
     ),
     spec("hotserve_http_requests_in_flight", Kind::Gauge, "Requests being answered", &[]),
+    spec(
+        "hotserve_grpc_requests_total",
+        Kind::Counter,
+        "Calls of gRPC answered; a stream when it begins",
+        &[("method", GRPC_METHODS), ("code", GRPC_CODES)],
+    ),
+    spec(
+        "hotserve_grpc_request_duration_seconds",
+        Kind::Histogram(Buckets::Request),
+        "Time from a call's head to its answer",
+        &[("method", GRPC_METHODS)],
+    ),
     spec("hotserve_predict_rows_total", Kind::Counter, "Rows predicted", &[]),
     spec(
         "hotserve_predict_duration_seconds",
@@ -477,6 +523,8 @@ pub struct Metrics {
     pub http_requests: Counters,
     pub http_request_duration: Histograms,
     pub http_requests_in_flight: Gauge,
+    pub grpc_requests: Counters,
+    pub grpc_request_duration: Histograms,
     pub predict_rows: Counter,
     pub predict_duration: Histogram,
     pub predict_queue_depth: Gauge,
@@ -539,6 +587,8 @@ impl Metrics {
             http_requests: counters(r, "hotserve_http_requests_total"),
             http_request_duration: histograms(r, "hotserve_http_request_duration_seconds"),
             http_requests_in_flight: gauge(r, "hotserve_http_requests_in_flight"),
+            grpc_requests: counters(r, "hotserve_grpc_requests_total"),
+            grpc_request_duration: histograms(r, "hotserve_grpc_request_duration_seconds"),
             predict_rows: counter(r, "hotserve_predict_rows_total"),
             predict_duration: histogram(r, "hotserve_predict_duration_seconds"),
             predict_queue_depth: gauge(r, "hotserve_predict_queue_depth"),

@@ -25,7 +25,7 @@ const CLOCKS_AGREE_MS: u64 = 3_000;
 /// The board.
 pub struct Status {
     inner: Mutex<Inner>,
-    /// Says that the history has grown, or that the server is draining.
+    /// Says that the history has grown, or that the readiness is another.
     news: watch::Sender<()>,
 }
 
@@ -206,6 +206,8 @@ impl Status {
         if first {
             inner.readiness = Readiness::Ready;
         }
+        drop(inner);
+        self.news.send_replace(());
         first
     }
 
@@ -386,7 +388,7 @@ impl Status {
         self.lock().history.newest()
     }
 
-    /// Changes whenever the history has grown, and when draining begins.
+    /// Changes whenever the history has grown, and with the readiness.
     pub fn news(&self) -> watch::Receiver<()> {
         self.news.subscribe()
     }

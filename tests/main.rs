@@ -17,6 +17,7 @@ mod doctor;
 mod events;
 mod faults;
 mod game_day;
+mod grpc;
 mod hostile;
 mod isolation;
 mod linearizability;

@@ -15,10 +15,12 @@ use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Method, Request};
 use tower::Service;
 
 use super::observe::{Observe, request_id};
+use super::v2::grpc::{Grpc, is_grpc};
 use super::{Http, predict, router, state};
 use crate::id::StateKey;
 
@@ -29,6 +31,7 @@ pub struct Front(Arc<Routes>);
 struct Routes {
     http: Arc<Http>,
     router: Router,
+    grpc: Grpc,
     state: Observe,
     state_by_key: Observe,
     predict: Observe,
@@ -45,6 +48,7 @@ impl Front {
             predict: route("/predict"),
             predict_by_name: route("/predict/{model}"),
             router: router(Arc::clone(&http)),
+            grpc: Grpc::new(Arc::clone(&http)),
             http,
         }))
     }
@@ -63,6 +67,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        if is_grpc(&request) {
+            return Box::pin(self.0.grpc.clone().call(request).map(Ok));
+        }
         let path = request.uri().path();
         let (is_state, is_predict) = match *request.method() {
             Method::GET => (is_short(path, "/state"), false),

@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 use super::problem::{Dialect, Problem};
 use crate::metrics::{Metrics, STATUSES};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Observes one route. Its handles are resolved here, once: a request looks nothing up.
 #[derive(Clone)]
@@ -130,10 +130,10 @@ impl Route {
 }
 
 /// Counts a request as in flight until it is answered or its client has gone.
-struct Flight<'r>(&'r Gauge);
+pub(super) struct Flight<'r>(&'r Gauge);
 
 impl<'r> Flight<'r> {
-    fn new(in_flight: &'r Gauge) -> Self {
+    pub(super) fn new(in_flight: &'r Gauge) -> Self {
         in_flight.increment(1.0);
         Self(in_flight)
     }

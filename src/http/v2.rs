@@ -5,6 +5,7 @@
 
 mod data;
 mod encoding;
+pub(super) mod grpc;
 mod infer;
 pub(super) mod models;
 pub(super) mod repository;

@@ -106,7 +106,8 @@ pub(super) async fn body_in_time(http: &Http, deadline: Instant, body: Body, lim
     })?
 }
 
-fn problem(error: Error) -> Problem {
+/// What a client is told of its mistake.
+pub(super) fn problem(error: Error) -> Problem {
     match error {
         Error::Bad(detail) => Problem::new(StatusCode::BAD_REQUEST, "bad_input", detail),
         Error::Unsupported(detail) => Problem::new(StatusCode::NOT_IMPLEMENTED, "unsupported", detail),

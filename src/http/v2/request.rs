@@ -435,7 +435,7 @@ impl Parameters<'_, '_> {
 }
 
 /// What parameters may not ask for: answers would be wrong in silence.
-const UNSUPPORTED: [&str; 5] =
+pub const UNSUPPORTED: [&str; 5] =
     ["sequence_id", "sequence_start", "sequence_end", "shared_memory_region", "classification"];
 
 /// The name of a parameter, if it says something.
