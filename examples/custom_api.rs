@@ -39,7 +39,7 @@ async fn publish(State(shop): State<Shop>, Json(state): Json<Value>) -> StatusCo
     sent.map_or(StatusCode::BAD_GATEWAY, |()| StatusCode::ACCEPTED)
 }
 
-pub async fn run(listener: TcpListener, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub(crate) async fn run(listener: TcpListener, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let stream = Arc::new(Sandbox::start().await?);
     let mut builder = Builder::new(stream.settings()).endpoints(stream.endpoints());
     let prices = builder.state("prices", json!({"currency": "EUR", "cents": {"tea": 250}}))?;

@@ -1,14 +1,11 @@
 //! A kind of model of one's own, proved in a child process as every other: `cargo run --example custom_kind`.
 
-use std::process::ExitCode;
-
 use hotserve::Builder;
-use hotserve::embedded::Sandbox;
 use hotserve::models::{Data, InferError, LoadError, Loader, Model, Signature, Tensor};
 use tokio::net::TcpListener;
 
 /// The format `step`: the text `step 0.5`, for a model that answers 1 above that number and 0 elsewhere.
-pub struct StepLoader;
+pub(crate) struct StepLoader;
 struct Step(f32, Signature);
 const SIGNATURE: &str = r#"{"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 1]}],
                             "outputs": [{"name": "is_above", "datatype": "FP32", "shape": [-1, 1]}]}"#;
@@ -21,10 +18,9 @@ impl Loader for StepLoader {
         bytes.starts_with(b"step ")
     }
     fn load(&self, bytes: &[u8]) -> Result<Box<dyn Model>, LoadError> {
-        let malformed = |detail: &str| LoadError::Malformed { format: "step", detail: detail.to_owned() };
         let number = bytes.strip_prefix(b"step ").and_then(|rest| std::str::from_utf8(rest).ok()?.trim().parse().ok());
-        let signature = serde_json::from_str(SIGNATURE).map_err(|error| malformed(&error.to_string()))?;
-        Ok(Box::new(Step(number.ok_or_else(|| malformed("write: step NUMBER"))?, signature)))
+        let step = number.zip(serde_json::from_str(SIGNATURE).ok()).map(|(number, signature)| Step(number, signature));
+        Ok(Box::new(step.ok_or(LoadError::Malformed { format: "step", detail: "write: step NUMBER".to_owned() })?))
     }
 }
 
@@ -45,21 +41,20 @@ impl Model for Step {
     }
 }
 
-pub async fn run(builder: Builder, at: TcpListener, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let cloud = Sandbox::start().await?;
+pub(crate) async fn run(builder: Builder, at: TcpListener, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let cloud = hotserve::embedded::Sandbox::start().await?;
     let hotserve = builder.or(cloud.settings()).endpoints(cloud.endpoints()).build().await?;
     cloud.publish_model("gate", Some(1), "step", b"step 0.5").await?;
     println!("curl {0}/predict/gate -d '{{\"instances\": [[0.4], [0.6]]}}'\ncurl {0}/models", at.local_addr()?);
-    let app = hotserve.router();
-    Ok(hotserve.start().serve(at, app, shutdown).await?)
+    Ok(hotserve.serve(at, shutdown).await?)
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> anyhow::Result<std::process::ExitCode> {
     let builder = Builder::default().loader(StepLoader);
     if let Some(code) = builder.probe_child() {
         return Ok(code); // It was the child in which a model is tried.
     }
     let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
     let serve = async { run(builder, TcpListener::bind("127.0.0.1:3000").await?, stop).await };
-    tokio::runtime::Runtime::new()?.block_on(serve).map(|()| ExitCode::SUCCESS)
+    tokio::runtime::Runtime::new()?.block_on(serve).map(|()| std::process::ExitCode::SUCCESS)
 }

@@ -46,11 +46,10 @@ impl Lines {
     }
 }
 
-pub async fn run(path: PathBuf, at: TcpListener, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub(crate) async fn run(path: PathBuf, at: TcpListener, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     println!("echo '{{\"state\": 42}}' >> {}\ncurl {}/state", path.display(), at.local_addr()?);
     let hotserve = Builder::default().source(Lines(path)).store(MemoryStore::default()).build().await?;
-    let app = hotserve.router();
-    Ok(hotserve.start().serve(at, app, shutdown).await?)
+    Ok(hotserve.serve(at, shutdown).await?)
 }
 
 #[tokio::main]

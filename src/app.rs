@@ -158,11 +158,12 @@ impl App {
         let listen = config.http.listen;
         let mut states = States::default();
         states.begin_with(StateKey::default(), &config.initial_state)?;
-        Self::listen(Hotserve::new(config, adapters, boards, states)?, listen).await
+        let hotserve = Hotserve::new(config, adapters, boards, states)?;
+        let listener = TcpListener::bind(listen).await.map_err(|source| Error::Listen { addr: listen, source })?;
+        Self::on(hotserve, listener).await
     }
 
-    async fn listen(hotserve: Hotserve, listen: SocketAddr) -> Result<Self, Error> {
-        let listener = TcpListener::bind(listen).await.map_err(|source| Error::Listen { addr: listen, source })?;
+    async fn on(hotserve: Hotserve, listener: TcpListener) -> Result<Self, Error> {
         let addr = listener.local_addr()?;
         let admin = match hotserve.http().admin_listen() {
             Some(addr) => Some(TcpListener::bind(addr).await.map_err(|source| Error::AdminListen { addr, source })?),

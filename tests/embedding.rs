@@ -81,7 +81,6 @@ async fn listener() -> (TcpListener, Client, SocketAddr) {
 /// A host that serves.
 struct Host {
     client: Client,
-    addr: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), hotserve::app::Error>>,
 }
@@ -89,10 +88,10 @@ struct Host {
 impl Host {
     async fn serve(running: Running, app: Router) -> Self {
         running.ready_within(Duration::from_secs(60)).await.unwrap();
-        let (listener, client, addr) = listener().await;
+        let (listener, client, _) = listener().await;
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(running.serve(listener, app, async { drop(stopped.await) }));
-        Self { client, addr, stop, task }
+        Self { client, stop, task }
     }
 
     /// With nothing but hotserve's own routes.
@@ -311,7 +310,8 @@ async fn own_steps_change_the_prediction_and_golden_cases_are_held_to_what_is_se
         let builder = Builder::new(settings).source(source).store(MemoryStore::default()).probe_program(probe());
         let builder = builder.before("shifted", no_negative).before("shifted", plus(10.0)).after("shifted", plus(0.5));
         let host = Host::of(builder).await;
-        let golden = |y: f64| json!({"golden": {"cases": [{"inputs": {"x": [[2]]}, "outputs": {"prediction": [y]}}]}});
+        let golden =
+            |y: f64| json!({"golden": {"cases": [{"inputs": {"input": [[2]]}, "outputs": {"prediction": [y]}}]}});
         put(&feeder, &announce("shifted", 1, "linear", &identity(), golden(12.5))).await;
         put(&feeder, &announce("plain", 1, "linear", &identity(), golden(2.0))).await;
         host.until_predicted("shifted", 1).await;

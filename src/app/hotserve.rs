@@ -152,7 +152,7 @@ impl Hotserve {
     /// everything but the status page at `/`, and with no answer to other paths.
     ///
     /// Commands are among them where there is an admin token, unless they have an address of their own
-    /// (`--admin-listen`), which only [`run`](Self::run) listens on.
+    /// (`--admin-listen`), which only [`run`](Self::run) and [`serve`](Self::serve) listen on.
     pub fn router<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         http::routes(Arc::clone(&self.http))
     }
@@ -199,11 +199,17 @@ impl Hotserve {
         }
     }
 
-    /// Serves all of the interface, as `hotserve serve` does, where the settings say, until `shutdown`; then answers the
+    /// Serves all of the interface as `hotserve serve` does, where the settings say, until `shutdown`; then answers the
     /// requests that are under way, and stops.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let listen = self.http.config.listen;
-        let app = App::listen(self, listen).await?;
+        let addr = self.http.config.listen;
+        let listener = TcpListener::bind(addr).await.map_err(|source| Error::Listen { addr, source })?;
+        self.serve(listener, shutdown).await
+    }
+
+    /// The same on a listener of the host's.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let app = App::on(self, listener).await?;
         tracing::info!(addr = %app.addr(), "listening");
         // Dropped, it takes the port for commands with it.
         let stop = CancellationToken::new().drop_guard();
