@@ -1,5 +1,7 @@
-//! hotserve within another program: typed states, steps around models, the host's own routes, start and stop. And the
-//! examples, as they are.
+//! hotserve within another program: typed states, steps around models, the host's own routes, start and stop.
+
+mod alone;
+mod examples;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use hotserve::config::{Isolation, Program, Settings};
-use hotserve::models::{Data, InferError, Loaders, Processing, Tensor, conformance};
+use hotserve::models::{Data, InferError, Loaders, Processing, Tensor};
 use hotserve::source::memory::{Feeder, MemorySource};
 use hotserve::store::memory::MemoryStore;
 use hotserve::{Builder, Live, Running};
@@ -22,16 +24,6 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::support::{Client, until};
-
-#[expect(dead_code, reason = "its main is for people")]
-#[path = "../examples/custom_api.rs"]
-mod custom_api;
-#[expect(dead_code, reason = "its main is for people")]
-#[path = "../examples/custom_kind.rs"]
-mod custom_kind;
-#[expect(dead_code, reason = "its main is for people")]
-#[path = "../examples/custom_source.rs"]
-mod custom_source;
 
 /// A state of which every part is the same number.
 #[derive(Debug, Deserialize)]
@@ -284,7 +276,7 @@ fn no_negative(tensors: Vec<Tensor>) -> Result<Vec<Tensor>, InferError> {
 /// What this test program has of its own, as a host and as a probe.
 fn own_loaders() -> Loaders {
     let mut loaders = Loaders::bundled();
-    loaders.register(custom_kind::StepLoader);
+    loaders.register(examples::custom_kind::StepLoader);
     loaders.process(Some("shifted"), Processing::default().before(no_negative).before(plus(10.0)).after(plus(0.5)));
     loaders
 }
@@ -465,80 +457,6 @@ async fn two_in_one_process_do_not_disturb_each_other() {
     two.stop().await;
 }
 
-/// Runs one test of this program in a process of its own, with this in its environment.
-fn alone(test: &str, environment: &[(&str, &str)]) {
-    let name = format!("embedding::{test}");
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args([name.as_str(), "--exact", "--nocapture"]).env("EMBEDDING_ALONE", "1");
-    let output = command.envs(environment.iter().copied()).output().unwrap();
-    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).join("\n");
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
-}
-
-fn is_alone() -> bool {
-    std::env::var_os("EMBEDDING_ALONE").is_some()
-}
-
-#[test]
-fn no_thread_outlives_a_stop() {
-    alone("no_thread_outlives_a_stop_alone", &[]);
-}
-
-#[tokio::test]
-async fn no_thread_outlives_a_stop_alone() {
-    if !is_alone() {
-        return;
-    }
-    let threads = || -> Vec<String> {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-        let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
-        let ours = ["background", "loader", "reaper", "compute-", "probe"];
-        tasks.filter_map(name).filter(|name| ours.iter().any(|ours| name.starts_with(ours))).collect()
-    };
-    assert_eq!(threads(), [""; 0]);
-    let (builder, feeder) = fed();
-    let host = Host::of(builder).await;
-    put(&feeder, &announce("m", 1, "linear", &identity(), json!({}))).await;
-    host.until_predicted("m", 1).await;
-    assert!(threads().len() >= 4, "{:?}", threads());
-    host.stop().await;
-    until("all threads to have ended", async || threads().is_empty().then_some(())).await;
-
-    // Nor one that was only dropped, or never started.
-    let (builder, _feeder) = fed();
-    let running = builder.build().await.unwrap().start();
-    let (builder, _feeder) = fed();
-    drop((running, builder.build().await.unwrap()));
-    until("all threads to have ended", async || threads().is_empty().then_some(())).await;
-}
-
-#[test]
-fn a_builder_reads_the_environment_and_the_file_as_the_program_does() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("hotserve.toml");
-    std::fs::write(&file, "stream = \"of-the-file\"\nport = 1\ninitial-state = \"7\"\n").unwrap();
-    let file = file.to_str().unwrap();
-    alone("settings_of_the_environment_alone", &[("HOTSERVE_CONFIG", file), ("PORT", "2")]);
-    alone("wrong_settings_of_the_environment_alone", &[("PORT", "many")]);
-}
-
-#[test]
-fn settings_of_the_environment_alone() {
-    if is_alone() {
-        let settings = Settings::from_env().unwrap();
-        let found = (settings.stream.as_deref(), settings.port, settings.initial_state.as_deref());
-        assert_eq!(found, (Some("of-the-file"), Some(2), Some("7")));
-    }
-}
-
-#[test]
-fn wrong_settings_of_the_environment_alone() {
-    if is_alone() {
-        let fault = Builder::from_env().err().unwrap().to_string();
-        assert!(fault.contains("many") && fault.contains("port"), "{fault}");
-    }
-}
-
 #[tokio::test]
 async fn what_cannot_be_built_says_why() {
     let (source, _feeder) = MemorySource::new();
@@ -569,92 +487,33 @@ async fn what_cannot_be_built_says_why() {
     running.stop().await;
 }
 
-/// Runs an example on a free port, until what is done with it is done.
-async fn example<E: Future<Output = anyhow::Result<()>> + Send + 'static>(
-    run: impl FnOnce(TcpListener, std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> E,
-    with: impl AsyncFnOnce(&Client),
-) {
-    let (listener, client, _) = listener().await;
-    let (stop, stopped) = oneshot::channel::<()>();
-    let task = tokio::spawn(run(listener, Box::pin(async { drop(stopped.await) })));
-    with(&client).await;
-    stop.send(()).unwrap();
-    task.await.unwrap().unwrap();
-}
-
-async fn until_answered(client: &Client, path: &str, body: Option<&str>, is_it: impl Fn(&Value) -> bool) {
-    until(path, async || {
-        let reply = client.ask(path, &[], body).await;
-        (reply.status == StatusCode::OK && is_it(&reply.json())).then_some(())
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_example_of_an_api_sells_at_the_published_price() {
-    example(custom_api::run, async |client| {
-        until_answered(client, "/price/tea", None, |answer| answer["cents"] == 250).await;
-        let json = ("content-type", "application/json");
-        let publish = async |state: Value| client.put("/prices", &[json], state.to_string()).await.status;
-        assert_eq!(publish(json!({"currency": "EUR", "cents": {"tea": "dear"}})).await, StatusCode::ACCEPTED);
-        until_answered(client, "/history", None, |history| history["entries"][0]["reason"] == "state_type").await;
-        until_answered(client, "/price/tea", None, |answer| answer["cents"] == 250).await;
-        assert_eq!(publish(json!({"currency": "EUR", "cents": {"tea": 260}})).await, StatusCode::ACCEPTED);
-        until_answered(client, "/price/tea", None, |answer| answer["cents"] == 260).await;
-        until_answered(client, "/state/prices", None, |answer| answer["state"]["cents"]["tea"] == 260).await;
-        assert_eq!(client.get("/price/gold").await.status, StatusCode::NOT_FOUND);
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_example_of_a_kind_conforms_and_is_served_from_a_probe() {
-    conformance::check(&custom_kind::StepLoader, b"step 0.5", None).unwrap();
-    let settings = Settings { isolation: Some(Isolation::Process), ..Settings::default() };
-    let builder = Builder::new(settings).loader(custom_kind::StepLoader).probe_program(probe());
-    example(
-        |listener, shutdown| custom_kind::run(builder, listener, shutdown),
-        async |client| {
-            let rows = r#"{"instances": [[0.4], [0.6]]}"#;
-            until_answered(client, "/predict/gate", Some(rows), |answer| {
-                answer["predictions"] == json!([[0.0], [1.0]])
+async fn a_source_that_ends_or_panics_is_told_and_what_it_brought_is_served_on() {
+    struct Short(bool);
+    impl hotserve::source::Source for Short {
+        fn run(
+            self: Box<Self>,
+            outlet: hotserve::source::Outlet,
+            _: tokio_util::sync::CancellationToken,
+        ) -> hotserve::source::Running {
+            use hotserve::source::{Record, SourceEvent};
+            Box::pin(async move {
+                let record = Record::numbered(&"short".parse().unwrap(), 1, r#"{"state": 1}"#);
+                outlet.send(SourceEvent::Records(vec![record])).await.unwrap();
+                outlet.send(SourceEvent::CaughtUp).await.unwrap();
+                assert!(self.0, "on purpose");
             })
-            .await;
-            until_answered(client, "/models", None, |models| models.to_string().contains(r#""engine":"step""#)).await;
-        },
-    )
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_example_of_a_source_serves_what_is_appended_to_its_file() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let append = |text: &str| {
-        use std::io::Write as _;
-        file.as_file().write_all(text.as_bytes()).unwrap();
-    };
-    append("{\"state\": 1}\n");
-    let path = file.path().to_owned();
-    example(
-        |listener, shutdown| custom_source::run(path, listener, shutdown),
-        async |client| {
-            until_answered(client, "/state", None, |answer| answer["state"] == 1).await;
-            append("no message\n{\"state\": 2}\n{\"state\"");
-            until_answered(client, "/state", None, |answer| answer["state"] == 2).await;
-            append(": 3}\n");
-            until_answered(client, "/state", None, |answer| answer["state"] == 3).await;
-        },
-    )
-    .await;
-}
-
-#[test]
-fn the_examples_are_short_and_name_no_cloud() {
-    for example in ["custom_api", "custom_kind", "custom_source"] {
-        let text = std::fs::read_to_string(crate::support::repository(&format!("examples/{example}.rs"))).unwrap();
-        assert!(text.lines().count() <= 60, "{example} has {} lines", text.lines().count());
-        for word in ["aws", "Aws", "kinesis::", "s3::"] {
-            assert!(!text.contains(word), "{example} names {word}");
         }
+    }
+    for (ends, how) in [(true, "ended"), (false, "panicked")] {
+        let settings = Settings { isolation: Some(Isolation::Thread), ..Settings::default() };
+        let host = Host::of(Builder::new(settings).source(Short(ends)).store(MemoryStore::default())).await;
+        until(how, async || {
+            let said = host.client.get("/readyz?verbose").await;
+            (said.status == StatusCode::OK && said.text().contains(&format!("the source {how}"))).then_some(())
+        })
+        .await;
+        assert_eq!(host.client.get("/state").await.json()["state"], 1);
+        host.stop().await;
     }
 }

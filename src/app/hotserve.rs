@@ -4,12 +4,14 @@
 //! own, so that a page of ten thousand records or a slow disk takes no time from a request.
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::response::Response;
+use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
@@ -26,8 +28,8 @@ use crate::manager::{self, Manager};
 use crate::notification::Limits;
 use crate::serving::compute::ComputePool;
 use crate::serving::{Serving, Snapshot};
-use crate::source::Source;
-use crate::status::{HistoryFile, Readiness, Status};
+use crate::source::{Outlet, Source};
+use crate::status::{HistoryFile, Readiness, Status, Trouble};
 use crate::store::{Cache, Fetcher};
 use crate::trust::{Required, Trust};
 
@@ -188,7 +190,7 @@ impl Hotserve {
             }
         });
         Running {
-            source: runtime.spawn(source.run(outlet, stop.clone())),
+            source: runtime.spawn(supervise(source, outlet, stop.clone(), Arc::clone(&http.status))),
             manager: runtime.spawn(manager.run(events, stop.clone())),
             history: history.map(|history| runtime.spawn(history.run(ended.clone()))),
             upkeep,
@@ -338,6 +340,22 @@ impl Running {
         upkeep.abort();
         background.end().await;
     }
+}
+
+/// Runs the source. One that ends before it is told to, or panics, costs what it would have brought, and nothing else:
+/// what is served is served on, and commands are taken.
+async fn supervise(source: Box<dyn Source>, outlet: Outlet, stop: CancellationToken, status: Arc<Status>) {
+    // A source may also panic where it only makes its future.
+    let running = AssertUnwindSafe(async { source.run(outlet.clone(), stop.clone()).await });
+    let ended = running.catch_unwind().await;
+    if stop.is_cancelled() || outlet.is_closed() {
+        return;
+    }
+    let how = if ended.is_ok() { "ended" } else { "panicked" };
+    tracing::error!("the source {how}: what is served is served on, and nothing new comes until a restart");
+    let message = format!("the source {how}: nothing new comes until a restart");
+    status.stream_trouble(Trouble { code: "source_ended", message });
+    stop.cancelled().await;
 }
 
 /// Says whom the server trusts, as far as the log of its start should.

@@ -45,7 +45,8 @@ impl Source for MemorySource {
                     () = shutdown.cancelled() => return,
                     data = self.records.recv() => match data {
                         Some(data) => data,
-                        None => return,
+                        // Nobody feeds it any more, and it goes on as a quiet stream does.
+                        None => return shutdown.cancelled().await,
                     },
                 };
                 number += 1;
