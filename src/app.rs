@@ -157,7 +157,7 @@ impl App {
     pub async fn bind(config: Config, adapters: Adapters, boards: Boards) -> Result<Self, Error> {
         let listen = config.http.listen;
         let mut states = States::default();
-        states.begin_with(StateKey::default(), &config.initial_state)?;
+        states.begin_with(&StateKey::default(), &config.initial_state)?;
         let hotserve = Hotserve::new(config, adapters, boards, states)?;
         let listener = TcpListener::bind(listen).await.map_err(|source| Error::Listen { addr: listen, source })?;
         Self::on(hotserve, listener).await

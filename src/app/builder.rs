@@ -134,7 +134,7 @@ impl Builder {
             None => serde_json::value::to_raw_value(&initial),
         };
         let initial = initial.map_err(|error| fault(format!("its initial value: {error}")))?;
-        self.states.live(name, &initial)
+        self.states.live(&name, &initial)
     }
 
     /// Does a probe's work, if this process was started as one: then `main` returns the exit code and does nothing else.
@@ -161,7 +161,7 @@ impl Builder {
         }
         let default = StateKey::default();
         if !states.initial.contains_key(&default) {
-            states.begin_with(default, &config.initial_state)?;
+            states.begin_with(&default, &config.initial_state)?;
         }
 
         let boards = Boards::default();

@@ -29,29 +29,29 @@ impl Default for States {
 
 impl States {
     /// The slot of this key, whose states are to be a `T`, as the first one is.
-    pub(super) fn live<T>(&mut self, key: StateKey, initial: &RawValue) -> Result<Live<T>, Error>
+    pub(super) fn live<T>(&mut self, key: &StateKey, initial: &RawValue) -> Result<Live<T>, Error>
     where
         T: DeserializeOwned + Send + Sync + 'static,
     {
         let fault = |problem| Error::State { key: key.to_string(), problem };
-        self.types.want::<T>(&key).map_err(|other| fault(format!("it is a {other} already")))?;
+        self.types.want::<T>(key).map_err(|other| fault(format!("it is a {other} already")))?;
         // Asked for twice, it began already.
-        let initial = match self.serving.snapshot().states.get(&key) {
+        let initial = match self.serving.snapshot().states.get(key) {
             Some(begun) => Arc::clone(begun),
-            None => self.begin_with(key.clone(), initial)?,
+            None => self.begin_with(key, initial)?,
         };
         let is_none = || fault(format!("it was there before it was to be a {}", type_name::<T>()));
         Live::new(Arc::clone(&self.serving), initial).ok_or_else(is_none)
     }
 
     /// The slot of this key begins with this state.
-    pub(super) fn begin_with(&mut self, key: StateKey, json: &RawValue) -> Result<Arc<ServedState>, Error> {
+    pub(super) fn begin_with(&mut self, key: &StateKey, json: &RawValue) -> Result<Arc<ServedState>, Error> {
         let fault = |problem| Error::State { key: key.to_string(), problem };
-        let typed = self.types.parse(&key, json).map_err(|problem| fault(format!("its initial value: {problem}")))?;
+        let typed = self.types.parse(key, json).map_err(|problem| fault(format!("its initial value: {problem}")))?;
         let state = ServedState::new(key.clone(), Rank::Initial, json, None).with_typed(typed);
         self.swapper.swap(self.swapper.snapshot().with(vec![state], vec![]));
         self.initial.insert(key.clone(), json.to_owned());
-        let state = self.swapper.snapshot().states.get(&key).cloned();
+        let state = self.swapper.snapshot().states.get(key).cloned();
         Ok(state.expect("it was swapped in by the one writer"))
     }
 }
