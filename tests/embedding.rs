@@ -36,21 +36,12 @@ fn same(number: u64) -> Value {
     json!({"first": number, "others": vec![number; 20]})
 }
 
-/// A model of one feature that answers it.
-fn identity() -> Value {
-    let artifact = json!({"kind": "linear", "features": ["x"], "coefficients": [[1.0]], "intercepts": [0.0]});
-    json!(base64(artifact.to_string().as_bytes()))
-}
-
-fn base64(bytes: &[u8]) -> String {
+/// The announcement of a model of one feature that answers it.
+fn announce(name: &str, version: u64, golden: &Value) -> Value {
     use ::base64::Engine as _;
-    ::base64::engine::general_purpose::STANDARD.encode(bytes)
-}
-
-fn announce(name: &str, version: u64, format: &str, inline: &Value, more: Value) -> Value {
-    let mut model = json!({"name": name, "version": version, "format": format, "inline": inline});
-    model.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
-    json!({ "model": model })
+    let artifact = json!({"kind": "linear", "features": ["x"], "coefficients": [[1.0]], "intercepts": [0.0]});
+    let inline = ::base64::engine::general_purpose::STANDARD.encode(artifact.to_string());
+    json!({"model": {"name": name, "version": version, "format": "linear", "inline": inline, "golden": golden}})
 }
 
 /// A host that is fed by hand.
@@ -192,7 +183,7 @@ async fn a_message_that_is_not_of_the_type_is_refused_whole_and_the_next_that_is
     let mut wrong = json!({"key": "same", "version": 2, "state": same(2)});
     wrong["state"]["others"][7] = json!("seven");
     // Neither half of a pair is served.
-    wrong["model"] = announce("m", 2, "linear", &identity(), json!({}))["model"].clone();
+    wrong["model"] = announce("m", 2, &Value::Null)["model"].clone();
     put(&feeder, &wrong).await;
     let detail = host.until_refused("state_type").await;
     assert!(detail.contains("state same is no ") && detail.contains("Same: at others[7]: invalid type"), "{detail}");
@@ -302,10 +293,9 @@ async fn own_steps_change_the_prediction_and_golden_cases_are_held_to_what_is_se
         let builder = Builder::new(settings).source(source).store(MemoryStore::default()).probe_program(probe());
         let builder = builder.before("shifted", no_negative).before("shifted", plus(10.0)).after("shifted", plus(0.5));
         let host = Host::of(builder).await;
-        let golden =
-            |y: f64| json!({"golden": {"cases": [{"inputs": {"input": [[2]]}, "outputs": {"prediction": [y]}}]}});
-        put(&feeder, &announce("shifted", 1, "linear", &identity(), golden(12.5))).await;
-        put(&feeder, &announce("plain", 1, "linear", &identity(), golden(2.0))).await;
+        let golden = |y: f64| json!({"cases": [{"inputs": {"input": [[2]]}, "outputs": {"prediction": [y]}}]});
+        put(&feeder, &announce("shifted", 1, &golden(12.5))).await;
+        put(&feeder, &announce("plain", 1, &golden(2.0))).await;
         host.until_predicted("shifted", 1).await;
         host.until_predicted("plain", 1).await;
         assert_eq!(host.predict("shifted", 1.0).await["predictions"], json!([11.5]));
@@ -314,7 +304,7 @@ async fn own_steps_change_the_prediction_and_golden_cases_are_held_to_what_is_se
         assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", refused.text());
         assert!(refused.text().contains("x is negative"), "{}", refused.text());
         // What is right for the artifact alone is wrong for what would be served.
-        put(&feeder, &announce("shifted", 2, "linear", &identity(), golden(2.0))).await;
+        put(&feeder, &announce("shifted", 2, &golden(2.0))).await;
         let detail = host.until_refused("golden").await;
         assert!(detail.contains("12.5"), "{detail}");
         assert_eq!(host.predict("shifted", 1.0).await["model"]["version"], 1);
@@ -333,7 +323,7 @@ async fn the_routes_go_into_an_app_with_routes_a_state_and_a_fallback_of_its_own
         .fallback(async || (StatusCode::NOT_FOUND, "nothing of ours"));
     let host = Host::serve(hotserve.start(), own.with_state("our page")).await;
     put(&feeder, &json!({"version": 1, "state": 7})).await;
-    put(&feeder, &announce("m", 1, "linear", &identity(), json!({}))).await;
+    put(&feeder, &announce("m", 1, &Value::Null)).await;
     host.until_predicted("m", 1).await;
     assert_eq!(host.client.get("/").await.text(), "our page");
     for below in ["", "/ml"] {
@@ -440,7 +430,7 @@ async fn two_in_one_process_do_not_disturb_each_other() {
     let (one, two) = (Host::of(one).await, Host::of(two.before("m", plus(100.0))).await);
     for (feeder, state) in [(&feeds_one, json!(1)), (&feeds_two, json!("one"))] {
         put(feeder, &json!({"key": "it", "version": 1, "state": state})).await;
-        put(feeder, &announce("m", 1, "linear", &identity(), json!({}))).await;
+        put(feeder, &announce("m", 1, &Value::Null)).await;
     }
     one.until_predicted("m", 1).await;
     two.until_predicted("m", 1).await;

@@ -170,8 +170,9 @@ impl Builder {
             (Some(source), Some(s3)) => Adapters { source, s3, loaders },
             (source, store) => {
                 let aws = match endpoints {
-                    Some(endpoints) => Aws::at(endpoints).await,
-                    None => Aws::from_env().await,
+                    // Large futures, once, and the host's own are not to grow by them.
+                    Some(endpoints) => Box::pin(Aws::at(endpoints)).await,
+                    None => Box::pin(Aws::from_env()).await,
                 };
                 let source = source.unwrap_or_else(|| Adapters::stream(&aws, &config, &boards));
                 Adapters { source, s3: store.unwrap_or_else(|| Adapters::s3(&aws)), loaders }

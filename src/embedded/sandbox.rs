@@ -42,9 +42,9 @@ impl Sandbox {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let options = Options { kinesis: any, s3: any, folder: folder.path().to_owned(), durable: false, faults: None };
         let embedded = Embedded::start(options).await?;
-        let publisher = Publisher::new(&Aws::at(embedded.endpoints()).await, STREAM.to_owned());
-        publisher.ensure_bucket(BUCKET).await.map_err(|error| publish(&error))?;
-        publisher.ensure_stream(1).await.map_err(|error| publish(&error))?;
+        let publisher = Publisher::new(&Box::pin(Aws::at(embedded.endpoints())).await, STREAM.to_owned());
+        Box::pin(publisher.ensure_bucket(BUCKET)).await.map_err(|error| publish(&error))?;
+        Box::pin(publisher.ensure_stream(1)).await.map_err(|error| publish(&error))?;
         Ok(Self { embedded, publisher, folder })
     }
 
@@ -87,7 +87,8 @@ impl Sandbox {
         let file = tempfile::NamedTempFile::new_in(self.folder.path()).map_err(|error| publish(&error))?;
         tokio::fs::write(file.path(), artifact).await.map_err(|error| publish(&error))?;
         let to = format!("s3://{BUCKET}/models");
-        let place = self.publisher.store(file.path(), &name, &to, |_| {}).await.map_err(|error| publish(&error))?;
+        let place =
+            Box::pin(self.publisher.store(file.path(), &name, &to, |_| {})).await.map_err(|error| publish(&error))?;
         self.announce(Draft::model(Model { name, version, label: None, format, place, golden: None })).await
     }
 
@@ -98,7 +99,7 @@ impl Sandbox {
     }
 
     async fn announce(&self, draft: Draft) -> Result<(), Error> {
-        self.publisher.publish(draft).await.map(drop).map_err(|error| publish(&error))
+        Box::pin(self.publisher.publish(draft)).await.map(drop).map_err(|error| publish(&error))
     }
 }
 

@@ -47,7 +47,7 @@ impl Manager {
         for slot in slots {
             failpoint::hit("restore.between");
             match self.restore_slot(&slot).await {
-                Some(Content::State(state)) => states.push(state),
+                Some(Content::State(state)) => states.push(*state),
                 Some(Content::Model(model)) => models.push(*model),
                 None => {}
             }
@@ -135,7 +135,7 @@ impl Manager {
         self.vouch(saved)?;
         let broken = || Refusal::new("malformed", "the journal's line makes no sense");
         match (&saved.slot, &saved.model) {
-            (Slot::State(key), _) => self.served_state(key, saved).map(Content::State),
+            (Slot::State(key), _) => self.served_state(key, saved).map(|state| Content::State(Box::new(state))),
             (Slot::Model(_), Some(model)) => {
                 let artifact = self.cache.get(model.digest, Some(model.size)).ok_or_else(|| missing(model))?;
                 let warm = self.pipeline.load(artifact, model.announced(&saved.slot), &mut Stages::new()).await?;
@@ -148,6 +148,6 @@ impl Manager {
 
 /// What a slot serves.
 enum Content {
-    State(ServedState),
+    State(Box<ServedState>),
     Model(Box<ServedModel>),
 }

@@ -2,9 +2,9 @@
 
 use hotserve::Builder;
 use hotserve::config::Settings;
-use serde_json::json;
+use serde_json::Value;
 
-use super::{Host, announce, fed, identity, put};
+use super::{Host, announce, fed, put};
 use crate::support::until;
 
 /// Runs one test of this program in a process of its own, with this in its environment.
@@ -40,7 +40,7 @@ async fn no_thread_outlives_a_stop_alone() {
     assert_eq!(threads(), [""; 0]);
     let (builder, feeder) = fed();
     let host = Host::of(builder).await;
-    put(&feeder, &announce("m", 1, "linear", &identity(), json!({}))).await;
+    put(&feeder, &announce("m", 1, &Value::Null)).await;
     host.until_predicted("m", 1).await;
     assert!(threads().len() >= 4, "{:?}", threads());
     host.stop().await;
