@@ -17,7 +17,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, FromArgMatches as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -186,6 +186,23 @@ impl Settings {
         let at = || format!("--config {}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| Error::new(at(), error.to_string()))?;
         toml::from_str(&text).map_err(|error| Error::new(at(), error.to_string()))
+    }
+
+    /// Reads the environment as `hotserve serve` does, with the file that `HOTSERVE_CONFIG` names behind it.
+    pub fn from_env() -> Result<Self, Error> {
+        #[derive(Args)]
+        struct Environment {
+            #[arg(long, env = "HOTSERVE_CONFIG")]
+            config: Option<PathBuf>,
+            #[command(flatten)]
+            settings: Settings,
+        }
+        let wrong = |error: clap::Error| Error::new("the environment", error.to_string());
+        let command = Environment::augment_args(clap::Command::new("hotserve"));
+        let matches = command.try_get_matches_from(["hotserve"]).map_err(wrong)?;
+        let found = Environment::from_arg_matches(&matches).map_err(wrong)?;
+        let file = found.config.as_deref().map(Self::from_file).transpose()?.unwrap_or_default();
+        Ok(found.settings.or(file))
     }
 
     /// These settings, and the others' where these have none.

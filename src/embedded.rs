@@ -2,6 +2,7 @@
 
 mod conditional;
 pub mod faults;
+mod sandbox;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::aws::Endpoints;
 use faults::Faults;
+
+pub use sandbox::Sandbox;
 
 /// The region that the endpoints sign for.
 pub const REGION: &str = "us-east-1";
@@ -66,6 +69,12 @@ pub enum Error {
         /// The folder.
         folder: String,
         /// What is wrong with it.
+        detail: String,
+    },
+    /// A sandbox's message or artifact could not be published.
+    #[error("publish: {detail}")]
+    Publish {
+        /// What is wrong.
         detail: String,
     },
 }

@@ -84,13 +84,19 @@ impl Http {
     }
 }
 
-/// Every route. HEAD works where GET does.
+/// Every route, and an answer to every other path. HEAD works where GET does.
 pub fn router(http: Arc<Http>) -> Router {
+    let unmatched = any(not_found).layer(Observe::route("unmatched", &http.metrics));
+    let page = route("/", get(page), &http.metrics).with_state(Arc::clone(&http));
+    routes(http).merge(page).fallback_service(unmatched)
+}
+
+/// The routes alone, for a host that has a page and an answer to every other path of its own.
+pub fn routes<S: Clone + Send + Sync + 'static>(http: Arc<Http>) -> Router<S> {
     let metrics = Arc::clone(&http.metrics);
     let on = |path, methods| route(path, methods, &metrics);
     let admin = if http.admin.is_some() && http.admin_listen().is_none() { admin_route(&http) } else { Router::new() };
     Router::new()
-        .merge(on("/", get(page)))
         .merge(on("/state", get(state::get_default)))
         .merge(on("/state/{key}", get(state::get_by_key)))
         .merge(on("/predict", post(predict::by_default)))
@@ -105,7 +111,6 @@ pub fn router(http: Arc<Http>) -> Router {
         .merge(admin)
         .merge(v2::router(&http))
         .merge(v2::grpc::router(&http))
-        .fallback_service(any(not_found).layer(Observe::route("unmatched", &metrics)))
         .with_state(http)
 }
 

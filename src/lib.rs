@@ -8,6 +8,28 @@
 //!                                           Artifact
 //! ```
 //!
+//! It is a program, `hotserve`, and a library for web APIs of one's own, with [`Builder`] for its door:
+//!
+//! ```no_run
+//! #[derive(serde::Deserialize)]
+//! struct Prices { eur: f64 }
+//!
+//! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut builder = hotserve::Builder::from_env()?;                                    // as the program reads it
+//! let prices = builder.state::<Prices>("prices", serde_json::json!({"eur": 1.0}))?;    // Live<Prices>
+//! let hotserve = builder.build().await?;
+//! let price = axum::routing::get(async move || prices.get().eur.to_string());          // always the newest that fits
+//! let app = axum::Router::new().route("/price", price).merge(hotserve.router());       // /state, /predict, /metrics, …
+//! let running = hotserve.start();
+//! running.ready_within(std::time::Duration::from_secs(60)).await?;
+//! axum::serve(tokio::net::TcpListener::bind("0.0.0.0:8000").await?, app).await?;
+//! running.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `docs/embedding.md` goes on from there: own kinds of model, sources, steps around models, a graceful end.
+//!
 //! The modules stand in the order in which the data flows; each imports only from those above it. ARCHITECTURE.md
 //! explains the words, the invariants, and the way of one record.
 
@@ -34,4 +56,7 @@ pub mod app;
 pub mod embedded;
 pub mod cli;
 
+pub use app::{Builder, Hotserve, Running};
+pub use hotserve_models as models;
 pub use manager::probe;
+pub use serving::live::{Current, Live, Watch};

@@ -55,6 +55,7 @@ use crate::config::GatesConfig;
 use crate::id::{Digest, ModelName, Rank, Slot, StateKey, Version};
 use crate::metrics::Metrics;
 use crate::notification::Limits;
+use crate::serving::live::StateTypes;
 use crate::serving::{ServedModel, Swapper};
 use crate::source::SourceEvent;
 use crate::status::{Bootstrapped, Status};
@@ -83,8 +84,10 @@ pub struct Options {
     pub loaders: Loaders,
     /// What a model must pass.
     pub gates: GatesConfig,
-    /// The initial state, which any message replaces.
-    pub initial: Option<(StateKey, Box<RawValue>)>,
+    /// The initial states, which any message replaces. They are what `types` wants.
+    pub initial: BTreeMap<StateKey, Box<RawValue>>,
+    /// What states must be.
+    pub types: StateTypes,
     /// Slots that are held at a version.
     pub pins: BTreeMap<Slot, Version>,
 }
@@ -211,7 +214,7 @@ impl Manager {
             Pipeline::start(Arc::clone(&fetcher), Arc::clone(&attempts), loaders, largest, gates, &metrics, asking)?;
         status.set_isolation(pipeline.isolation());
         let mut books: HashMap<Slot, Book<Arc<Update>>> = HashMap::new();
-        if let Some((key, _)) = &options.initial {
+        for key in options.initial.keys() {
             books.entry(Slot::State(key.clone())).or_default().serve(initial_mark());
         }
         for (slot, version) in &options.pins {

@@ -86,6 +86,7 @@ pub const REJECTIONS: &[&str] = &[
     "depth",
     "duplicate_key",
     "schema",
+    "state_type",
     "unknown_kind",
     "must_understand",
     "uri",

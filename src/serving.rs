@@ -6,6 +6,7 @@
 
 pub mod compute;
 pub mod layout;
+pub mod live;
 pub mod statistics;
 
 use std::collections::{HashMap, HashSet};
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::id::{Digest, Format, ModelName, Rank, Slot, StateKey};
 use layout::Layout;
+use live::Typed;
 use statistics::Statistics;
 
 /// The immutable whole of what is served.
@@ -131,6 +133,8 @@ pub struct ServedState {
     pub published_at: Option<Timestamp>,
     /// When it was prepared for serving here.
     pub applied_at: SystemTime,
+    /// The state as the type that a host wants of its key, if it does.
+    pub typed: Option<Typed>,
 }
 
 impl ServedState {
@@ -138,7 +142,14 @@ impl ServedState {
     pub fn new(key: StateKey, rank: Rank, json: &RawValue, published_at: Option<Timestamp>) -> Self {
         let body: Bytes = [b"{\"state\":", json.get().as_bytes(), b"}"].concat().into();
         let etag = header(&format!("\"{}\"", &Digest::of(&body).to_string()[..32]));
-        Self { key, version: header(&rank.to_string()), rank, body, etag, published_at, applied_at: SystemTime::now() }
+        let (version, applied_at) = (header(&rank.to_string()), SystemTime::now());
+        Self { key, version, rank, body, etag, published_at, applied_at, typed: None }
+    }
+
+    /// The same, and what it is to its host.
+    #[must_use]
+    pub fn with_typed(self, typed: Option<Typed>) -> Self {
+        Self { typed, ..self }
     }
 }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::id::Position;
+use crate::id::{Position, SequenceNumber, ShardId};
 
 /// One message as it lies in the stream, not yet looked into.
 #[derive(Debug, Clone)]
@@ -22,6 +22,17 @@ pub struct Record {
     pub position: Position,
     /// What it says.
     pub data: Bytes,
+}
+
+impl Record {
+    /// A message with this number, which has just come: for sources that count, or know an offset. It comes after every
+    /// message of the same shard with a smaller one, in this run and in the next.
+    pub fn numbered(shard: &ShardId, number: u64, data: impl Into<Bytes>) -> Self {
+        let arrival_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+        let sequence: SequenceNumber = number.to_string().parse().expect("digits are a sequence number");
+        let position = Position { era: 0, arrival_ms, shard: shard.clone(), sequence, subsequence: 0 };
+        Self { position, data: data.into() }
+    }
 }
 
 /// What a source tells the manager.
@@ -62,6 +73,8 @@ pub type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// # Contract
 /// - Records of one shard come in order; a record may come twice, and is lost only when the stream itself lost it.
 /// - `CaughtUp` comes once, after the last record that was there at the start.
+/// - [`Record::numbered`] makes a record of a message and its place. A source that packs messages as the Kinesis Producer
+///   Library does takes them apart with [`aggregate::expand`].
 /// - Faults of the stream are the source's own affair: it says them on the status board, waits, and goes on. `run`
 ///   ends only when `shutdown` is cancelled or the outlet is closed.
 pub trait Source: Send {

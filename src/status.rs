@@ -25,7 +25,7 @@ const CLOCKS_AGREE_MS: u64 = 3_000;
 /// The board.
 pub struct Status {
     inner: Mutex<Inner>,
-    /// Says that the history has grown, or that the readiness is another.
+    /// Says that the history has grown, or that the server is ready or draining.
     news: watch::Sender<()>,
 }
 
@@ -205,9 +205,9 @@ impl Status {
         let first = matches!(inner.readiness, Readiness::Starting(_));
         if first {
             inner.readiness = Readiness::Ready;
+            drop(inner);
+            self.news.send_replace(());
         }
-        drop(inner);
-        self.news.send_replace(());
         first
     }
 
@@ -388,7 +388,7 @@ impl Status {
         self.lock().history.newest()
     }
 
-    /// Changes whenever the history has grown, and with the readiness.
+    /// Changes whenever the history has grown, and when the server is ready or begins to drain.
     pub fn news(&self) -> watch::Receiver<()> {
         self.news.subscribe()
     }

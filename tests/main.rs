@@ -14,6 +14,7 @@ mod corpus;
 mod crash;
 mod dashboards;
 mod doctor;
+mod embedding;
 mod events;
 mod faults;
 mod game_day;

@@ -290,6 +290,12 @@ impl Client {
         self.send(request.body(Full::new(body.into())).unwrap()).await
     }
 
+    pub async fn put(&self, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+        let request = Request::builder().method(Method::PUT).uri(self.uri(path));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        self.send(request.body(Full::new(body.into())).unwrap()).await
+    }
+
     fn uri(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }

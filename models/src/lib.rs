@@ -21,6 +21,7 @@ mod neural;
 mod ort;
 mod onnx;
 mod golden;
+mod processing;
 pub mod conformance;
 pub mod samples;
 
@@ -35,6 +36,7 @@ pub use lightgbm::LightgbmLoader;
 pub use linear::LinearLoader;
 pub use neural::NeuralLoader;
 pub use onnx::OnnxLoader;
+pub use processing::Processing;
 pub use signature::{Dim, Signature, TensorSpec};
 pub use tensor::{Data, DataType, ShapeError, Tensor};
 pub use xgboost::XgboostLoader;
@@ -124,6 +126,8 @@ pub enum InferError {
 #[derive(Clone, Default)]
 pub struct Loaders {
     by_format: BTreeMap<&'static str, Arc<dyn Loader>>,
+    /// Each around the model of this name, or around all.
+    processing: Vec<(Option<String>, Processing)>,
 }
 
 impl Loaders {
@@ -141,6 +145,17 @@ impl Loaders {
     /// Adds a kind; one with the same format name is replaced.
     pub fn register(&mut self, loader: impl Loader + 'static) {
         self.by_format.insert(loader.format(), Arc::new(loader));
+    }
+
+    /// Adds steps of one's own around the model of this name, or around all.
+    pub fn process(&mut self, model: Option<&str>, processing: Processing) {
+        self.processing.push((model.map(str::to_owned), processing));
+    }
+
+    /// The model as it is served under this name: with the steps that were added around it.
+    pub fn dress(&self, name: Option<&str>, model: Box<dyn Model>) -> Box<dyn Model> {
+        let meant = self.processing.iter().filter(|(whose, _)| whose.is_none() || whose.as_deref() == name);
+        meant.fold(Processing::default(), |all, (_, steps)| all.and(steps)).around(model)
     }
 
     /// The kind for a format's name.

@@ -161,6 +161,11 @@ impl Tensor {
         &self.data
     }
 
+    /// Its shape and its elements.
+    pub fn into_parts(self) -> (Vec<usize>, Data) {
+        (self.shape, self.data)
+    }
+
     /// The element type.
     pub fn datatype(&self) -> DataType {
         self.data.datatype()

@@ -11,16 +11,11 @@ use super::stages::{Announced, Refusal, Warm};
 use super::{Errand, Manager};
 use crate::id::{Rank, Slot, StateKey};
 use crate::notification::ModelLimits;
+use crate::serving::live::Typed;
 use crate::serving::{ModelFacts, ServedModel, ServedState, Snapshot};
 use crate::status::Entry;
 
 impl Saved {
-    /// A state, ready to be served.
-    pub(super) fn served_state(&self, key: &StateKey) -> Option<ServedState> {
-        let json = RawValue::from_string(self.state.clone()?).ok()?;
-        Some(ServedState::new(key.clone(), self.rank.clone(), &json, self.published_at))
-    }
-
     /// A model, ready to be served.
     pub(super) fn served_model(&self, warm: Warm) -> Option<ServedModel> {
         let (Slot::Model(name), Some(model)) = (&self.slot, &self.model) else { return None };
@@ -32,14 +27,29 @@ impl Saved {
 }
 
 impl SavedModel {
-    pub(super) fn announced(&self) -> Announced {
+    /// What was said of it, of the model in this slot.
+    pub(super) fn announced(&self, slot: &Slot) -> Announced {
+        let name = if let Slot::Model(name) = slot { Some(name.clone()) } else { None };
         let Self { format, encoding, signature, golden, .. } = self.clone();
         // It kept the limits when it came.
-        Announced { format, encoding, signature, golden, limits: ModelLimits::default(), contract: None }
+        Announced { name, format, encoding, signature, golden, limits: ModelLimits::default(), contract: None }
     }
 }
 
 impl Manager {
+    /// The state as what is wanted of its key.
+    pub(super) fn typed(&self, key: &StateKey, json: &RawValue) -> Result<Option<Typed>, Refusal> {
+        self.options.types.parse(key, json).map_err(|detail| Refusal::new("state_type", detail))
+    }
+
+    /// A state that was served before, ready to be served again: by another program, perhaps, that wanted another type.
+    pub(super) fn served_state(&self, key: &StateKey, saved: &Saved) -> Result<ServedState, Refusal> {
+        let json = saved.state.clone().and_then(|text| RawValue::from_string(text).ok());
+        let json = json.ok_or_else(|| Refusal::new("malformed", "the journal's line makes no sense"))?;
+        let typed = self.typed(key, &json)?;
+        Ok(ServedState::new(key.clone(), saved.rank.clone(), &json, saved.published_at).with_typed(typed))
+    }
+
     /// Serves again what was served before: at once if it is a state or a warm model, else when it is loaded.
     pub(super) fn go_back(&mut self, slot: &Slot, rank: &Rank) {
         let saved = self.journal.of(slot).and_then(|kept| kept.before.iter().find(|saved| saved.rank == *rank));
@@ -58,7 +68,10 @@ impl Manager {
                 }
             }
             (Slot::State(key), Some(saved)) => {
-                let Some(state) = saved.served_state(key) else { return self.lose_rank(slot, rank) };
+                let state = match self.served_state(key, &saved) {
+                    Ok(state) => state,
+                    Err(refusal) => return self.lose(&saved, &refusal),
+                };
                 self.commit_again(slot, saved, |snapshot| snapshot.with(vec![state], vec![]), Stages::new());
             }
             (Slot::State(_), None) if *rank == Rank::Initial => self.begin_again(slot),
@@ -102,12 +115,20 @@ impl Manager {
 
     /// The state that there was before any message.
     fn begin_again(&mut self, slot: &Slot) {
-        let Some((key, json)) = &self.options.initial else { return };
+        let Slot::State(key) = slot else { return };
+        let Some(json) = self.options.initial.get(key) else { return };
+        let typed = match self.typed(key, json) {
+            Ok(typed) => typed,
+            Err(refusal) => {
+                tracing::warn!(%slot, reason = refusal.reason, "the initial state is not what is wanted: {refusal}");
+                return self.lose_rank(slot, &Rank::Initial);
+            }
+        };
         if let Err(error) = self.journal.withdraw(slot) {
             self.note_full_disk(slot, &error);
             return;
         }
-        let state = ServedState::new(key.clone(), Rank::Initial, json, None);
+        let state = ServedState::new(key.clone(), Rank::Initial, json, None).with_typed(typed);
         self.swap(vec![state], vec![]);
         self.served_again(slot, super::initial_mark(), None, Stages::new());
     }
@@ -164,10 +185,11 @@ impl Manager {
     fn load_again(&mut self, slot: Slot, saved: Saved) {
         let Some(model) = saved.model.clone() else { return self.lose_rank(&slot, &saved.rank) };
         let (pipeline, artifact) = (self.pipeline.clone(), self.cache.get(model.digest, Some(model.size)));
+        let announced = model.announced(&slot);
         self.send(slot, Errand::GoBack(Box::new(saved)), async move {
             let mut stages = Stages::new();
             let Some(artifact) = artifact else { return (Err(missing(&model)), stages) };
-            let warm = pipeline.load(artifact.clone(), model.announced(), &mut stages).await;
+            let warm = pipeline.load(artifact.clone(), announced, &mut stages).await;
             (warm.map(|warm| (artifact, warm)), stages)
         });
     }

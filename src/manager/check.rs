@@ -83,6 +83,7 @@ pub fn check(path: &Path, format: Format, expected: Expected, loaders: &Loaders)
     let sha256 = Digest::of(&bytes);
     let golden_cases = expected.golden.as_ref().map_or(0, |golden| golden.cases.len());
     let announced = Announced {
+        name: None,
         format: format.clone(),
         encoding: Encoding::None,
         signature: None,

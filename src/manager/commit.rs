@@ -49,13 +49,10 @@ impl Manager {
         for (slot, mark) in &parts {
             let published_at = update.notification.published_at;
             match slot {
-                Slot::State(key) => states.extend(
-                    update
-                        .notification
-                        .state
-                        .as_ref()
-                        .map(|state| ServedState::new(key.clone(), mark.rank.clone(), &state.json, published_at)),
-                ),
+                Slot::State(key) => states.extend(update.notification.state.as_ref().map(|state| {
+                    ServedState::new(key.clone(), mark.rank.clone(), &state.json, published_at)
+                        .with_typed(update.typed.clone())
+                })),
                 Slot::Model(name) => {
                     if let (Some((artifact, warm)), Some(announced)) = (model.take(), &update.notification.model) {
                         digest = Some(artifact.digest());

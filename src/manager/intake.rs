@@ -9,6 +9,7 @@ use super::{MAX_SLOTS, Manager};
 use crate::id::{Rank, Slot, Version};
 use crate::notification::{self, Location, ModelUpdate, Notification};
 use crate::source::Record;
+use crate::status::Entry;
 
 impl Manager {
     /// Decodes and judges a record.
@@ -73,12 +74,29 @@ impl Manager {
             self.reject_message(&record, error.code(), error.to_string());
             return;
         }
+        let typed = match parts.iter().find(|(slot, _)| matches!(slot, Slot::State(_))).zip(notification.state.as_ref())
+        {
+            Some((_, state)) => self.typed(&state.key, &state.json),
+            None => Ok(None),
+        };
+        let typed = match typed {
+            Ok(typed) => typed,
+            Err(refusal) => {
+                let versions = parts.iter().map(|(slot, mark)| (slot.clone(), mark.rank.to_string()));
+                let entry = Entry::new("rejected", versions.collect::<Vec<_>>());
+                parts.iter().for_each(|(slot, _)| self.count(slot, "rejected"));
+                self.recent.forget(&record.data);
+                self.note_rejected(&record, entry, refusal.reason, refusal.detail);
+                return;
+            }
+        };
         self.next_update += 1;
         let arrived = SystemTime::UNIX_EPOCH + Duration::from_millis(record.position.arrival_ms);
         let update = Arc::new(Update {
             id: self.next_update,
             notification,
             parts,
+            typed,
             record,
             taken_in: Instant::now(),
             arrived,

@@ -137,7 +137,8 @@ impl Pipeline {
         stages.insert("fetch", begun.elapsed().as_secs_f64());
         let ModelUpdate { name, format, encoding, signature, golden, limits, .. } = model;
         let contract: Option<Signature> = self.shop.config.contracts.get(&name).cloned();
-        let announced = Announced { format, encoding, signature, golden, limits, contract };
+        let slot = Some(name.clone());
+        let announced = Announced { name: slot, format, encoding, signature, golden, limits, contract };
 
         let _turn = self.shop.turn.acquire().await.expect("the semaphore is never closed");
         let mut need = self.shop.estimate(&artifact, &announced);

@@ -96,8 +96,8 @@ impl Manager {
             tracing::warn!(%slot, version = rank, "serving what was served before the last known good");
             self.status.record(Entry::new("fell_back", [(slot.clone(), rank)]));
         }
-        let initial = self.options.initial.as_ref().filter(|(key, _)| *slot == Slot::State(key.clone()));
-        let initial = initial.map(|_| super::initial_mark());
+        let has_initial = matches!(slot, Slot::State(key) if self.options.initial.contains_key(key));
+        let initial = has_initial.then(super::initial_mark);
         let book = self.books.entry(slot.clone()).or_default();
         match (&content, last) {
             (Some((saved, _)), _) => drop(book.serve(saved.mark())),
@@ -140,11 +140,11 @@ impl Manager {
         self.vouch(saved)?;
         let broken = || Refusal::new("malformed", "the journal's line makes no sense");
         match (&saved.slot, &saved.model) {
-            (Slot::State(key), _) => saved.served_state(key).map(Box::new).map(Content::State).ok_or_else(broken),
+            (Slot::State(key), _) => self.served_state(key, saved).map(|state| Content::State(Box::new(state))),
             (Slot::Model(_), Some(model)) => {
                 let artifact = self.cache.get(model.digest, Some(model.size)).ok_or_else(|| missing(model))?;
-                let warm = self.pipeline.load(artifact, model.announced(), &mut Stages::new()).await?;
-                saved.served_model(warm).map(Box::new).map(Content::Model).ok_or_else(broken)
+                let warm = self.pipeline.load(artifact, model.announced(&saved.slot), &mut Stages::new()).await?;
+                saved.served_model(warm).map(|model| Content::Model(Box::new(model))).ok_or_else(broken)
             }
             (Slot::Model(_), None) => Err(broken()),
         }

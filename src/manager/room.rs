@@ -128,7 +128,7 @@ impl Manager {
     /// What the journal says that a model's slot serves.
     fn saved(&self, slot: &Slot) -> Option<Served> {
         let saved = self.journal.of(slot)?.served.as_ref()?.model.as_ref()?;
-        Some(Served { artifact: self.cache.get(saved.digest, Some(saved.size))?, announced: saved.announced() })
+        Some(Served { artifact: self.cache.get(saved.digest, Some(saved.size))?, announced: saved.announced(slot) })
     }
 
     /// Loads what was unloaded again, where nothing newer is on its way any more. To be called whenever that may be.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hotserve_models::{Data, DataType, Dim, Golden, GoldenError, InferError, Loaders, Model, Signature, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Digest, Format};
+use crate::id::{Digest, Format, ModelName};
 use crate::notification::{self, Encoding, ModelLimits};
 use crate::store::{self, Artifact};
 
@@ -58,6 +58,8 @@ impl From<store::Error> for Refusal {
 /// What the message says of the model, besides where it is, and what its slot wants of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Announced {
+    /// Whose slot it is for; nothing for a file at hand.
+    pub name: Option<ModelName>,
     /// Which kind of model.
     pub format: Format,
     /// How the bytes are compressed.
@@ -162,6 +164,8 @@ impl Loaded {
             Refusal::new(reason, error.to_string())
         })?;
         drop(bytes);
+        // What is proved from here on is what is served.
+        let model = guarded(|| loaders.dress(announced.name.as_ref().map(ModelName::as_str), model))?;
         if let Some(announced) = &announced.signature {
             check_contract("the message announces", announced, model.signature())?;
         }
@@ -371,6 +375,7 @@ mod tests {
         };
         let signature = Signature { inputs: vec![spec("x", 1)], outputs: vec![spec("y", 2)] };
         let announced = Announced {
+            name: None,
             format: "answers".parse().expect("a format"),
             encoding: Encoding::None,
             signature: None,

@@ -9,6 +9,7 @@ use super::policy::Mark;
 use super::stages::Warm;
 use crate::id::{Digest, Slot};
 use crate::notification::{self, Limits, Location, ModelUpdate, Notification, Signers};
+use crate::serving::live::Typed;
 use crate::source::Record;
 use crate::store::Artifact;
 
@@ -20,6 +21,8 @@ pub struct Update {
     pub notification: Notification,
     /// The slots that it may replace, each with its place in the slot's order.
     pub parts: Vec<(Slot, Mark)>,
+    /// Its state as the type that is wanted of it, if one is.
+    pub typed: Option<Typed>,
     /// Where it came from.
     pub record: Record,
     /// When it was read.
@@ -46,8 +49,8 @@ impl Update {
             return None;
         }
         let notification = Notification { model: None, ..self.notification.clone() };
-        let record = self.record.clone();
-        Some(Self { parts, notification, record, ..*self })
+        let (record, typed) = (self.record.clone(), self.typed.clone());
+        Some(Self { parts, notification, typed, record, ..*self })
     }
 
     /// Its slots, each with the version it gives.

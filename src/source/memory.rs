@@ -3,8 +3,8 @@
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Outlet, Running, Source, SourceEvent, aggregate};
-use crate::id::{Position, SequenceNumber, ShardId};
+use super::{Outlet, Record, Running, Source, SourceEvent, aggregate};
+use crate::id::ShardId;
 
 /// Delivers what its [`Feeder`] is given.
 pub struct MemorySource {
@@ -45,13 +45,12 @@ impl Source for MemorySource {
                     () = shutdown.cancelled() => return,
                     data = self.records.recv() => match data {
                         Some(data) => data,
-                        None => return,
+                        // Nobody feeds it any more, and it goes on as a quiet stream does.
+                        None => return shutdown.cancelled().await,
                     },
                 };
                 number += 1;
-                let sequence: SequenceNumber = number.to_string().parse().expect("digits");
-                let position =
-                    Position { era: 0, arrival_ms: now_ms(), shard: shard.clone(), sequence, subsequence: 0 };
+                let Record { position, data } = Record::numbered(&shard, number, data);
                 let records = aggregate::expand(position, data).collect();
                 if outlet.send(SourceEvent::Records(records)).await.is_err() {
                     return;
@@ -59,8 +58,4 @@ impl Source for MemorySource {
             }
         })
     }
-}
-
-fn now_ms() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }
