@@ -58,6 +58,8 @@ pub struct Http {
     pub admin: Option<Admin>,
     /// Places for requests that wait for a version.
     waiters: Semaphore,
+    /// Places for requests that wait for another state.
+    pollers: Semaphore,
     /// Places for those who listen to events.
     listeners: Arc<Semaphore>,
 }
@@ -74,7 +76,8 @@ impl Http {
     ) -> Self {
         let admin = config.admin.as_ref().map(|admin| Admin { token: admin.token.clone(), handle: commands });
         let (waiters, listeners) = (Semaphore::new(min_version::WAITERS), Arc::new(Semaphore::new(events::CLIENTS)));
-        Self { serving, status, metrics, compute, config, admin, waiters, listeners }
+        let pollers = Semaphore::new(state::POLLERS);
+        Self { serving, status, metrics, compute, config, admin, waiters, pollers, listeners }
     }
 
     /// Where commands are taken, if that is not where everything is.

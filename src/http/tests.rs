@@ -2,6 +2,7 @@
 
 mod admin;
 mod events;
+mod long_poll;
 mod min_version;
 
 use std::time::Duration;
