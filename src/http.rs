@@ -8,6 +8,7 @@ mod admin;
 mod answer;
 mod body;
 mod catalog;
+mod docs;
 mod events;
 mod health;
 mod front;
@@ -15,6 +16,7 @@ mod inference;
 pub mod listener;
 mod min_version;
 mod observe;
+mod openapi;
 mod predict;
 mod problem;
 mod state;
@@ -60,6 +62,8 @@ pub struct Http {
     waiters: Semaphore,
     /// Places for requests that wait for another state.
     pollers: Semaphore,
+    /// The document of the interface, as it was last made.
+    document: openapi::Kept,
     /// Places for those who listen to events.
     listeners: Arc<Semaphore>,
 }
@@ -76,8 +80,8 @@ impl Http {
     ) -> Self {
         let admin = config.admin.as_ref().map(|admin| Admin { token: admin.token.clone(), handle: commands });
         let (waiters, listeners) = (Semaphore::new(min_version::WAITERS), Arc::new(Semaphore::new(events::CLIENTS)));
-        let pollers = Semaphore::new(state::POLLERS);
-        Self { serving, status, metrics, compute, config, admin, waiters, pollers, listeners }
+        let (pollers, document) = (Semaphore::new(state::POLLERS), openapi::Kept::default());
+        Self { serving, status, metrics, compute, config, admin, waiters, pollers, document, listeners }
     }
 
     /// Where commands are taken, if that is not where everything is.
@@ -100,6 +104,9 @@ pub fn router(http: Arc<Http>) -> Router {
         .merge(on("/models", get(catalog::models)))
         .merge(on("/history", get(catalog::history)))
         .merge(on("/events", get(events::events)))
+        .merge(on("/openapi.json", get(openapi::document)))
+        .merge(on("/docs", get(docs::page)))
+        .merge(on("/docs/{file}", get(docs::file)))
         .merge(on("/livez", get(health::live)))
         .merge(on("/healthz", get(health::live)))
         .merge(on("/readyz", get(health::ready)))

@@ -141,6 +141,9 @@ pub const ROUTES: &[&str] = &[
     "/metrics",
     "unmatched",
     "/events",
+    "/openapi.json",
+    "/docs",
+    "/docs/{file}",
     "/admin/control",
 ];
 /// The statuses that have a series of their own.
