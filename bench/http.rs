@@ -30,6 +30,9 @@ const CASES: &[(&str, &str, Option<&str>)] = &[
     ("linear, one row", "/predict/iris", Some(r#"{"instances":[[5.1,3.5,1.4,0.2]]}"#)),
     ("forest, one row", "/predict/fraud", Some(r#"{"instances":[[912.5,3,840.0,2.5,0.71,40,1]]}"#)),
 ];
+/// The tensor that is sent as JSON and as bytes: rows and features.
+const TENSOR: (usize, usize) = (64, 28);
+const WIDE: &str = "/v2/models/wide/infer";
 
 pub async fn run() {
     if Command::new("wrk").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
@@ -60,22 +63,75 @@ pub async fn run() {
                 let [bare, ours] = [&bare, &hotserve].map(|server| server.round(path, &script, connections));
                 pairs.push((bare, ours));
             }
-            let ratio = |of: fn(&Round) -> f64| {
-                let mut all: Vec<f64> = pairs.iter().map(|(bare, ours)| of(ours) / of(bare)).collect();
-                all.sort_by(f64::total_cmp);
-                format!("{:.2} ({:.2} to {:.2})", all[all.len() / 2], all[0], all[all.len() - 1])
-            };
             let best = |of: fn(&(Round, Round)) -> f64| pairs.iter().map(of).fold(0.0, f64::max);
             println!(
                 "{name:<18}{connections:>5}{:>10.0}{:>10.0}{:>22}{:>22}{:>22}",
                 best(|(bare, _)| bare.rate),
                 best(|(_, ours)| ours.rate),
-                ratio(|round| round.rate),
-                ratio(|round| round.p99),
-                ratio(|round| round.cpu),
+                ratios(&pairs, |round| round.rate),
+                ratios(&pairs, |round| round.p99),
+                ratios(&pairs, |round| round.cpu),
             );
         }
     }
+    tensors(&hotserve, folder.path());
+}
+
+/// The same FP32 tensor to the same model by the Open Inference Protocol, as bytes and as JSON, by turns.
+fn tensors(hotserve: &Process, folder: &Path) {
+    let (rows, features) = TENSOR;
+    let mut random = fastrand::Rng::with_seed(6);
+    let values: Vec<f32> = (0..rows * features).map(|_| random.f32() * 200.0 - 100.0).collect();
+    let input = |rest: serde_json::Value| {
+        let mut input = json!({"name": "input", "datatype": "FP32", "shape": [rows, features]});
+        input.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        input
+    };
+    let text = json!({"inputs": [input(json!({ "data": values }))]}).to_string();
+    let size = values.len() * 4;
+    let head = input(json!({"parameters": {"binary_data_size": size}}));
+    let head = json!({"inputs": [head], "parameters": {"binary_data_output": true}}).to_string();
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let bytes = [head.as_bytes(), &bytes].concat();
+    let script = |name: &str, body: &[u8], header: &str| {
+        let (script, file) = (folder.join(format!("{name}.lua")), folder.join(name));
+        std::fs::write(&file, body).unwrap();
+        let read =
+            format!("local file = io.open('{}', 'rb')\nwrk.body = file:read('*a')\nfile:close()", file.display());
+        std::fs::write(&script, format!("wrk.method = 'POST'\n{header}\n{read}\n")).unwrap();
+        script
+    };
+    let length = format!("wrk.headers['inference-header-content-length'] = '{}'", head.len());
+    let scripts = [script("json", text.as_bytes(), ""), script("bytes", &bytes, &length)];
+    println!(
+        "\n{rows} x {features} FP32 as JSON of {} bytes and as {} bytes, to a linear model",
+        text.len(),
+        bytes.len()
+    );
+    println!("{:<18}{:>5}{:>10}{:>10}{:>22}{:>22}", "", "conn", "JSON/s", "bytes/s", "rate", "CPU a request");
+    for connections in [1, 16] {
+        let mut pairs = Vec::new();
+        for _ in 0..ROUNDS {
+            let [json, bytes] = scripts.each_ref().map(|script| hotserve.round(WIDE, script, connections));
+            pairs.push((json, bytes));
+        }
+        let best = |of: fn(&(Round, Round)) -> f64| pairs.iter().map(of).fold(0.0, f64::max);
+        println!(
+            "{:<18}{connections:>5}{:>10.0}{:>10.0}{:>22}{:>22}",
+            "bytes to JSON",
+            best(|(json, _)| json.rate),
+            best(|(_, bytes)| bytes.rate),
+            ratios(&pairs, |round| round.rate),
+            ratios(&pairs, |round| round.cpu),
+        );
+    }
+}
+
+/// The second of each pair to the first: the median, the least and the most.
+fn ratios(pairs: &[(Round, Round)], of: fn(&Round) -> f64) -> String {
+    let mut all: Vec<f64> = pairs.iter().map(|(first, second)| of(second) / of(first)).collect();
+    all.sort_by(f64::total_cmp);
+    format!("{:.2} ({:.2} to {:.2})", all[all.len() / 2], all[0], all[all.len() - 1])
 }
 
 /// Headers and body of an answer, for the bare handler to give.
@@ -183,12 +239,21 @@ pub fn server() -> Option<ExitCode> {
                 server.publish(sample.name, 1, server.write(sample.format, sample.bytes)).await;
                 assert_eq!(server.outcome(sample.name, 1).await["outcome"], "applied");
             }
+            server.publish("wide", 1, server.write("linear", wide().as_bytes())).await;
+            assert_eq!(server.outcome("wide", 1).await["outcome"], "applied");
             println!("{}", server.addr);
             input.await.unwrap().unwrap();
             server.stop().await;
         }
     });
     Some(ExitCode::SUCCESS)
+}
+
+/// A model as wide as the tensor.
+fn wide() -> String {
+    let features: Vec<String> = (0..TENSOR.1).map(|index| format!("f{index}")).collect();
+    let coefficients = [vec![0.5; TENSOR.1]];
+    json!({"kind": "linear", "features": features, "coefficients": coefficients, "intercepts": [0.0]}).to_string()
 }
 
 /// Handlers that read the body and answer constants, with as many headers.

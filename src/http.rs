@@ -20,6 +20,7 @@ mod openapi;
 mod predict;
 mod problem;
 mod state;
+mod v2;
 #[cfg(test)]
 mod tests;
 
@@ -112,6 +113,7 @@ pub fn router(http: Arc<Http>) -> Router {
         .merge(on("/readyz", get(health::ready)))
         .merge(on("/metrics", get(health::metrics)))
         .merge(admin)
+        .merge(v2::router(&http))
         .fallback_service(any(not_found).layer(Observe::route("unmatched", &metrics)))
         .with_state(http)
 }
@@ -119,7 +121,7 @@ pub fn router(http: Arc<Http>) -> Router {
 /// The routes of a port for commands alone.
 pub fn admin_router(http: Arc<Http>) -> Router {
     let unmatched = Observe::route("unmatched", &http.metrics);
-    admin_route(&http).fallback_service(any(not_found).layer(unmatched)).with_state(http)
+    admin_route(&http).merge(v2::commands(&http)).fallback_service(any(not_found).layer(unmatched)).with_state(http)
 }
 
 fn admin_route(http: &Http) -> Router<Arc<Http>> {

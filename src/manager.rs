@@ -148,6 +148,7 @@ enum Step {
     Bring(Arc<Update>),
     GoBack(Rank),
     Withdraw,
+    Unload,
 }
 
 impl Step {
@@ -155,7 +156,7 @@ impl Step {
         match self {
             Self::Bring(update) => Some(Goal::Bring(update.id)),
             Self::GoBack(rank) => Some(Goal::GoBack(rank.clone())),
-            Self::Withdraw => None,
+            Self::Withdraw | Self::Unload => None,
         }
     }
 }
@@ -330,6 +331,7 @@ impl Manager {
                 Wish::Bring(update) if self.caught_up => Step::Bring(Arc::clone(update)),
                 Wish::GoBack(mark) if !self.waiting.contains(slot) => Step::GoBack(mark.rank.clone()),
                 Wish::Withdraw => Step::Withdraw,
+                Wish::Unload => Step::Unload,
                 Wish::Bring(_) | Wish::GoBack(_) | Wish::Stay | Wish::Await => continue,
             };
             steps.push((slot.clone(), step));
@@ -350,8 +352,10 @@ impl Manager {
                 Step::Bring(update) => self.bring(slot, update),
                 Step::GoBack(rank) => self.go_back(&slot, &rank),
                 Step::Withdraw => self.withdraw(&slot),
+                Step::Unload => self.unload(&slot),
             }
         }
+        self.show_loading();
         self.awaited.retain(|slot| self.work.contains_key(slot));
         if let Some(slot) = self.awaited.iter().next().filter(|_| !self.ready) {
             self.status.waiting_for(format!("{slot} is being loaded"));
@@ -388,6 +392,7 @@ impl Manager {
         let Finished { slot, errand, outcome: (result, stages) } = finished;
         if self.work.get(&slot).is_some_and(|work| work.goal == errand.goal()) {
             self.work.remove(&slot);
+            self.show_loading();
         } else {
             // It was aborted after it had ended: its slot has something else to do.
             return;

@@ -145,6 +145,11 @@ pub const ROUTES: &[&str] = &[
     "/docs",
     "/docs/{file}",
     "/admin/control",
+    // Of the Open Inference Protocol, by what is asked: each stands for several paths.
+    "/v2",
+    "/v2/models",
+    "/v2/models/{model}/infer",
+    "/v2/repository",
 ];
 /// The statuses that have a series of their own.
 pub const STATUSES: &[&str] =
@@ -172,8 +177,8 @@ pub const TABLE: &[Spec] = &[
     spec(
         "hotserve_controls_total",
         Kind::Counter,
-        "Pins, unpins, rollbacks and revocations obeyed, by who told them",
-        &[("action", &["pin", "unpin", "rollback", "revoke"]), ("by", &["admin", "stream"])],
+        "Pins, unpins, rollbacks, revocations, unloads and loads obeyed, by who told them",
+        &[("action", &["pin", "unpin", "rollback", "revoke", "unload", "load"]), ("by", &["admin", "stream"])],
     ),
     spec(
         "hotserve_fallbacks_total",

@@ -8,7 +8,8 @@ pub mod compute;
 pub mod statistics;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub models: HashMap<ModelName, Arc<ServedModel>>,
     /// The models that are not there for a moment, because their next version does not fit beside them.
     pub reloading: HashSet<ModelName>,
+    /// What each model replaced, for as long as it is kept warm: this does not keep it.
+    previous: HashMap<ModelName, Weak<ServedModel>>,
 }
 
 impl Snapshot {
@@ -41,7 +44,7 @@ impl Snapshot {
         let mut next = self.next();
         next.reloading.retain(|name| models.iter().all(|model| model.facts.name != *name));
         next.states.extend(states.into_iter().map(|state| (state.key.clone(), Arc::new(state))));
-        next.models.extend(models.into_iter().map(|model| (model.facts.name.clone(), Arc::new(model))));
+        models.into_iter().for_each(|model| next.put(Arc::new(model)));
         next
     }
 
@@ -49,8 +52,16 @@ impl Snapshot {
     pub fn with_again(&self, model: Arc<ServedModel>) -> Self {
         let mut next = self.next();
         next.reloading.remove(&model.facts.name);
-        next.models.insert(model.facts.name.clone(), model);
+        next.put(model);
         next
+    }
+
+    fn put(&mut self, model: Arc<ServedModel>) {
+        let name = &model.facts.name;
+        if let Some(before) = self.models.get(name).filter(|before| !Arc::ptr_eq(before, &model)) {
+            self.previous.insert(name.clone(), Arc::downgrade(before));
+        }
+        self.models.insert(name.clone(), model);
     }
 
     /// The next generation, with nothing in a slot.
@@ -61,6 +72,7 @@ impl Snapshot {
             Slot::Model(name) => {
                 next.models.remove(name);
                 next.reloading.remove(name);
+                next.previous.remove(name);
             }
         }
         next
@@ -81,6 +93,7 @@ impl Snapshot {
             states: self.states.clone(),
             models: self.models.clone(),
             reloading: self.reloading.clone(),
+            previous: self.previous.clone(),
         }
     }
 
@@ -92,6 +105,11 @@ impl Snapshot {
     /// The model of a name.
     pub fn model(&self, name: &str) -> Option<&Arc<ServedModel>> {
         self.models.get(name)
+    }
+
+    /// The model that the one of this name replaced, while it is kept warm.
+    pub fn previous(&self, name: &str) -> Option<Arc<ServedModel>> {
+        self.previous.get(name)?.upgrade().filter(|model| !model.retired.load(Ordering::Relaxed))
     }
 }
 
@@ -140,6 +158,8 @@ pub struct ServedModel {
     pub plain: bool,
     /// What it has answered since it was made ready.
     pub statistics: Statistics,
+    /// Whether it is to be freed as soon as nobody holds it.
+    retired: AtomicBool,
 }
 
 /// A model's headers, ready to be sent.
@@ -196,7 +216,13 @@ impl ServedModel {
             answer_tail,
             plain,
             statistics: Statistics::default(),
+            retired: AtomicBool::new(false),
         }
+    }
+
+    /// Nobody gets hold of it anew, but who has it from a snapshot goes on.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
     }
 }
 

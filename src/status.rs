@@ -5,7 +5,7 @@
 mod file;
 mod history;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -36,6 +36,8 @@ struct Inner {
     manifest: Option<Manifest>,
     bootstrapped: Option<Bootstrapped>,
     held: BTreeMap<Slot, Held>,
+    unloaded: BTreeSet<Slot>,
+    loading: BTreeSet<Slot>,
     history: History,
     isolation: Option<&'static str>,
 }
@@ -148,6 +150,15 @@ pub struct Held {
     pub rank: Rank,
 }
 
+/// Why nothing may be served in a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// It is being made ready.
+    Loading,
+    /// An operator unloaded it.
+    Unloaded,
+}
+
 /// What keeps the reader from the stream, or from the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Trouble {
@@ -165,6 +176,8 @@ impl Default for Status {
             manifest: None,
             bootstrapped: None,
             held: BTreeMap::new(),
+            unloaded: BTreeSet::new(),
+            loading: BTreeSet::new(),
             history: History::default(),
             isolation: None,
         };
@@ -323,6 +336,32 @@ impl Status {
     /// The slots that are pinned.
     pub fn held(&self) -> BTreeMap<Slot, Held> {
         self.lock().held.clone()
+    }
+
+    /// Says whether a slot is unloaded.
+    pub fn set_unloaded(&self, slot: &Slot, unloaded: bool) {
+        let slots = &mut self.lock().unloaded;
+        if unloaded {
+            slots.insert(slot.clone())
+        } else {
+            slots.remove(slot)
+        };
+    }
+
+    /// Says what is being made ready, and nothing else is.
+    pub fn set_loading<'s>(&self, slots: impl ExactSizeIterator<Item = &'s Slot>) {
+        let loading = &mut self.lock().loading;
+        // Most often it is nothing, as before.
+        if slots.len() > 0 || !loading.is_empty() {
+            *loading = slots.cloned().collect();
+        }
+    }
+
+    /// The slots in which nothing may be served, and why. Some that are being made ready serve something meanwhile.
+    pub fn absent(&self) -> BTreeMap<Slot, Absence> {
+        let inner = self.lock();
+        let loading = inner.loading.iter().map(|slot| (slot.clone(), Absence::Loading));
+        loading.chain(inner.unloaded.iter().map(|slot| (slot.clone(), Absence::Unloaded))).collect()
     }
 
     /// Notes a swap, a rejection or a command.

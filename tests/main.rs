@@ -30,4 +30,5 @@ mod stream;
 mod swap;
 mod tidy;
 mod trust;
+mod v2;
 mod wire;

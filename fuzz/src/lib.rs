@@ -38,6 +38,17 @@ mod hotserve {
             }
         }
     }
+    pub mod http {
+        //! The interface, of which a request is read.
+
+        pub mod v2 {
+            //! What of the Open Inference Protocol is pure.
+
+            mod data;
+            pub mod request;
+            pub mod wire;
+        }
+    }
     pub mod source {
         //! The source without its streams.
 
@@ -58,4 +69,4 @@ mod hotserve {
     }
 }
 
-pub use hotserve::{aws, config, error, id, manifest, notification, source, trust};
+pub use hotserve::{aws, config, error, http, id, manifest, notification, source, trust};

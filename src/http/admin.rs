@@ -89,14 +89,14 @@ pub(super) fn problem(denied: &Denied) -> Problem {
 }
 
 /// Whether the request presents the token.
-fn may(headers: &HeaderMap, token: &Token) -> bool {
+pub(super) fn may(headers: &HeaderMap, token: &Token) -> bool {
     let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let presented = presented.and_then(|value| value.split_once(' '));
     presented.is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case("bearer") && token.is(given.trim_start()))
 }
 
 /// RFC 6750: which scheme, and whether there was a token that is wrong.
-fn unauthorized(headers: &HeaderMap) -> Response {
+pub(super) fn unauthorized(headers: &HeaderMap) -> Response {
     let (challenge, detail) = match headers.get(header::AUTHORIZATION) {
         None => ("Bearer realm=\"hotserve\"", "commands need the token: send Authorization: Bearer TOKEN"),
         Some(_) => ("Bearer realm=\"hotserve\", error=\"invalid_token\"", "this is not the server's token"),

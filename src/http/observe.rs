@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use metrics::{Counter, Gauge, Histogram};
 use tower::{Layer, Service};
 
-use super::problem::Problem;
+use super::problem::{Dialect, Problem};
 use super::state::Waited;
 use crate::metrics::{Metrics, STATUSES};
 
@@ -26,6 +26,7 @@ pub(super) struct Observe(Arc<Route>);
 
 struct Route {
     name: &'static str,
+    dialect: Dialect,
     /// By status code; one that has no series of its own counts as another.
     requests: Vec<(u16, Counter)>,
     other: Counter,
@@ -38,8 +39,10 @@ impl Observe {
     pub(super) fn route(name: &'static str, metrics: &Metrics) -> Self {
         let counter = |status: &'static str| metrics.http_requests.get(&[name, status]).clone();
         let requests = STATUSES.iter().filter_map(|status| Some((status.parse().ok()?, counter(status)))).collect();
+        let dialect = if name.starts_with("/v2") { Dialect::Protocol } else { Dialect::Problem };
         Self(Arc::new(Route {
             name,
+            dialect,
             requests,
             other: counter("other"),
             duration: metrics.http_request_duration.get(name).clone(),
@@ -113,7 +116,7 @@ impl Route {
             }
         };
         if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-            problem.render(text(&id), &mut response);
+            problem.render(self.dialect, text(&id), &mut response);
         }
         response.headers_mut().insert(REQUEST_ID, id);
         self.counter(response.status()).increment(1);

@@ -6,6 +6,7 @@
 mod model;
 mod parts;
 mod paths;
+mod v2;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -105,6 +106,7 @@ pub(super) fn describe(snapshot: &Snapshot, facts: &Facts) -> Value {
             format!("/predict/{name}"),
             json!({ "post": paths::own_predict(&mut generator, served, &described) }),
         );
+        own.insert(format!("/v2/models/{name}/infer"), json!({ "post": v2::own_infer(served, &described) }));
         examples.insert(name, described.examples);
     }
     let meant = match (&facts.default_model, models.as_slice()) {
@@ -119,10 +121,12 @@ pub(super) fn describe(snapshot: &Snapshot, facts: &Facts) -> Value {
             .and_then(|first| Some((first.facts.name.as_str(), examples.get(first.facts.name.as_str())?))),
     };
     let mut paths = paths::fixed(&mut generator, &shown, facts);
+    paths.extend(v2::fixed(facts));
     paths.extend(own);
 
     let mut schemas = generator.take_definitions(true);
     schemas.extend(parts::schemas());
+    schemas.extend(v2::schemas());
     let more = match left_out {
         0 => String::new(),
         more => format!(" {more} more models are served than are described here."),

@@ -22,9 +22,9 @@ use crate::id::{ModelName, Slot, StateKey};
 use crate::serving::{ServedModel, Snapshot};
 use crate::status::Readiness;
 
-const MODEL_NAME: HeaderName = HeaderName::from_static("x-model-name");
-const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-version");
-const MODEL_DIGEST: HeaderName = HeaderName::from_static("x-model-digest");
+pub(super) const MODEL_NAME: HeaderName = HeaderName::from_static("x-model-name");
+pub(super) const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-version");
+pub(super) const MODEL_DIGEST: HeaderName = HeaderName::from_static("x-model-digest");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Predicts with the model that is meant where none is named.
@@ -61,7 +61,7 @@ where
 }
 
 /// Counts a prediction not given, by its cause.
-fn counted<T>(http: &Http, answer: Result<T, Problem>) -> Result<T, Problem> {
+pub(super) fn counted<T>(http: &Http, answer: Result<T, Problem>) -> Result<T, Problem> {
     answer.inspect_err(|problem| {
         let cause = match problem.code {
             "model_not_found" | "model_required" | "model_reloading" | "not_ready" | "version_not_served" => "no_model",
@@ -158,7 +158,11 @@ where
 }
 
 /// The model that a request means.
-fn choose<'s>(snapshot: &'s Snapshot, name: Option<&str>, http: &Http) -> Result<&'s Arc<ServedModel>, Problem> {
+pub(super) fn choose<'s>(
+    snapshot: &'s Snapshot,
+    name: Option<&str>,
+    http: &Http,
+) -> Result<&'s Arc<ServedModel>, Problem> {
     let models = &snapshot.models;
     let wanted = name.or(http.config.default_model.as_ref().map(ModelName::as_str));
     let found = match wanted {

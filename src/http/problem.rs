@@ -60,8 +60,29 @@ impl Problem {
     }
 
     /// Writes it out as the body and headers of its response.
-    pub(super) fn render(&self, request_id: &str, response: &mut Response) {
-        let body = Body {
+    pub(super) fn render(&self, dialect: Dialect, request_id: &str, response: &mut Response) {
+        let (bytes, content_type) = match dialect {
+            Dialect::Problem => (self.details(request_id), "application/problem+json"),
+            Dialect::Protocol => {
+                // The protocol knows one status for every mistake in a request.
+                if self.status == StatusCode::UNPROCESSABLE_ENTITY {
+                    *response.status_mut() = StatusCode::BAD_REQUEST;
+                }
+                let ready = (self.code == "not_ready").then_some(false);
+                (serde_json::to_vec(&ProtocolBody { error: &self.detail, ready }), "application/json")
+            }
+        };
+        *response.body_mut() = bytes.expect("text and numbers are JSON").into();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.retry {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+    }
+
+    fn details(&self, request_id: &str) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&Body {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
@@ -69,16 +90,25 @@ impl Problem {
             code: self.code,
             served: self.served.as_ref(),
             request_id,
-        };
-        let bytes = serde_json::to_vec(&body).expect("text and numbers are JSON");
-        *response.body_mut() = bytes.into();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.retry {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
+        })
     }
+}
+
+/// How failures are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// As problem details.
+    Problem,
+    /// As the Open Inference Protocol has it: `{"error": "…"}`, whatever it is.
+    Protocol,
+}
+
+#[derive(Serialize)]
+struct ProtocolBody<'a> {
+    error: &'a str,
+    /// Where readiness is asked for; there are clients that look no further.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ready: Option<bool>,
 }
 
 impl IntoResponse for Problem {

@@ -126,6 +126,25 @@ impl Manager {
         self.status.record(Entry { digest, stages, ..Entry::new("applied", [(slot.clone(), rank)]) });
     }
 
+    /// An operator wants nothing to be served: what is goes to what is kept, and comes back from there.
+    pub(super) fn unload(&mut self, slot: &Slot) {
+        if let Err(error) = self.journal.withdraw(slot) {
+            tracing::warn!(%slot, %error, "the journal cannot be written: what was unloaded is loaded at a start, and unloaded again");
+        }
+        if let Slot::Model(name) = slot {
+            self.forget_unloaded(name);
+        }
+        let next = self.swapper.snapshot().without(slot);
+        self.swap_snapshot(next);
+        self.books.entry(slot.clone()).or_default().unload();
+        // It is unloaded for its memory too.
+        if let Slot::Model(name) = slot
+            && let Some(model) = self.warm.remove(name)
+        {
+            self.reaper.retire_model(model);
+        }
+    }
+
     /// What is served was revoked, and there is nothing else: nothing is served.
     pub(super) fn withdraw(&mut self, slot: &Slot) {
         if let Err(error) = self.journal.withdraw(slot) {

@@ -97,6 +97,14 @@ impl Manager {
                 hold.revoke(Rank::Version(*version), since_ms);
                 Some(Rank::Version(*version))
             }
+            Action::Unload => {
+                hold.set_unloaded(true);
+                before.clone()
+            }
+            Action::Load => {
+                hold.set_unloaded(false);
+                None
+            }
             Action::RevokeDigest(digest) => {
                 hold.revoke_digest(*digest, since_ms);
                 // Where a message carried no digest, only the journal knows which ranks it came as.
@@ -144,6 +152,8 @@ impl Manager {
             Action::Unpin => "unpinned",
             Action::Rollback { .. } => "rolled_back",
             Action::Revoke(_) | Action::RevokeDigest(_) => "revoked",
+            Action::Unload => "unloaded",
+            Action::Load => "loaded",
         };
         let digest = if let Action::RevokeDigest(digest) = action { Some(digest.to_string()) } else { None };
         let version = named.map(ToString::to_string).unwrap_or_default();
@@ -180,6 +190,13 @@ impl Manager {
         let pin = self.books.get(slot).and_then(|book| book.hold().pin());
         let held = pin.map(|(rank, by)| Held { by, rank: rank.clone() });
         self.status.set_held(slot, held);
+        let unloaded = self.books.get(slot).is_some_and(|book| book.hold().is_unloaded());
+        self.status.set_unloaded(slot, unloaded);
+    }
+
+    /// Shows on the board what is being made ready.
+    pub(super) fn show_loading(&self) {
+        self.status.set_loading(self.work.keys());
     }
 
     /// Why a newcomer is refused that was taken back or revoked; nothing if it is no news.

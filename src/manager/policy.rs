@@ -80,6 +80,8 @@ pub enum Wish<'a, T> {
     GoBack(&'a Mark),
     /// Serve nothing: what is served was revoked, and there is nothing else.
     Withdraw,
+    /// Serve nothing, and keep what is served for a way back: it is to be told to come back.
+    Unload,
     /// What it is pinned to is not here: serve what is served until it comes.
     Await,
 }
@@ -234,6 +236,9 @@ impl<T: Clone> Book<T> {
 
     /// What the slot should do next.
     pub fn wish(&self) -> Wish<'_, T> {
+        if self.hold.is_unloaded() {
+            return if self.served.is_some() { Wish::Unload } else { Wish::Stay };
+        }
         let ready = || self.candidates.iter().filter(|candidate| !candidate.deferred);
         if let Some((pin, _)) = self.hold.pin().filter(|(pin, _)| !self.is_revoked(pin)) {
             let is_it = |mark: &Mark| mark.rank == *pin && !self.hold.is_revoked(mark);
@@ -312,6 +317,15 @@ impl<T: Clone> Book<T> {
         self.floor = self.served.take().or(self.floor.take());
     }
 
+    /// Nothing is served any more; what was is kept for a way back.
+    pub fn unload(&mut self) {
+        if let Some(before) = self.served.take() {
+            self.kept.retain(|kept| kept.rank != before.rank);
+            self.kept.insert(0, before);
+            self.kept.truncate(KEPT);
+        }
+    }
+
     /// Readers have seen this rank: nothing below it comes any more.
     pub fn raise_floor(&mut self, mark: Mark) {
         self.versioned |= matches!(mark.rank, Rank::Version(_));
@@ -363,6 +377,7 @@ impl<T: Clone> Book<T> {
         let pinned_elsewhere = self.hold.pin().is_some_and(|(pin, _)| *pin != mark.rank);
         let served = self.served.as_ref().filter(|served| self.hold.why_not(served).is_none());
         !pinned_elsewhere
+            && !self.hold.is_unloaded()
             && self.hold.why_not(mark).is_none_or(|why| !self.bars(mark, why))
             && (served.is_none_or(|served| mark.rank.is_above(&served.rank)) || self.is_pinned_to(&mark.rank))
     }

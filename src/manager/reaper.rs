@@ -34,13 +34,19 @@ impl Reaper {
 
     /// Hands over a snapshot that was replaced, and those of its models that the next one does not have.
     pub fn retire(&self, snapshot: Arc<Snapshot>, models: Vec<Arc<ServedModel>>) {
-        // A reaper that is gone means that the process is going; freeing it here is as good.
-        let _ = self.retired.send(Retired { snapshot: Some(snapshot), models });
+        self.send(Some(snapshot), models);
     }
 
     /// Hands over a model that no snapshot has any more.
     pub fn retire_model(&self, model: Arc<ServedModel>) {
-        let _ = self.retired.send(Retired { snapshot: None, models: vec![model] });
+        self.send(None, vec![model]);
+    }
+
+    fn send(&self, snapshot: Option<Arc<Snapshot>>, models: Vec<Arc<ServedModel>>) {
+        // A snapshot may know it still, as the one before.
+        models.iter().for_each(|model| model.retire());
+        // A reaper that is gone means that the process is going; freeing it here is as good.
+        let _ = self.retired.send(Retired { snapshot, models });
     }
 }
 
@@ -69,10 +75,10 @@ fn reap(inbox: &Receiver<Retired>, live: &Gauge) {
                 open = false;
             }
         }
-        // Nobody can get hold of a retired snapshot anew, nor of a model that no snapshot has: once the count is one,
-        // it is ours alone.
+        // Nobody can get hold of a retired snapshot anew: once the count is one, it is ours alone. A model may be looked
+        // at just now by who knows it weakly, hence in one step: either it is taken out here, or that one has it.
         snapshots.retain(|snapshot| Arc::strong_count(snapshot) > 1);
-        models.retain(|model| Arc::strong_count(model) > 1);
+        models = models.into_iter().filter_map(|model| Arc::try_unwrap(model).map(drop).err()).collect();
         #[expect(clippy::cast_precision_loss, reason = "a number of snapshots")]
         live.set(snapshots.len() as f64 + 1.0);
     }

@@ -75,9 +75,14 @@ impl Manager {
         choices.retain(|saved| !hold.is_revoked(&saved.mark()));
         choices.sort_by_key(|saved| (Some(&saved.rank) != pin.as_ref(), hold.why_not(&saved.mark()).is_some()));
         let wanted = choices.first().map(|saved| saved.rank.clone());
-        // Nothing is to be served in a slot that was withdrawn.
+        let unloaded = hold.is_unloaded();
+        if unloaded && was_served.is_some() {
+            // The last run did not come to it.
+            let _ = self.journal.withdraw(slot);
+        }
+        // Nothing is to be served in a slot that was withdrawn or unloaded.
         let mut content = None;
-        while was_served.is_some() && content.is_none() && !choices.is_empty() {
+        while !unloaded && was_served.is_some() && content.is_none() && !choices.is_empty() {
             let saved = choices.remove(0);
             match self.restore_content(&saved).await {
                 Ok(restored) => content = Some((saved, restored)),
@@ -96,8 +101,8 @@ impl Manager {
         let book = self.books.entry(slot.clone()).or_default();
         match (&content, last) {
             (Some((saved, _)), _) => drop(book.serve(saved.mark())),
-            (None, Some(last)) => book.raise_floor(last),
-            (None, None) => {}
+            (None, Some(last)) if !unloaded => book.raise_floor(last),
+            (None, _) => {}
         }
         book.keep(choices.iter().map(Saved::mark).chain(initial).collect());
         content.map(|(_, content)| content)

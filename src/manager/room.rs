@@ -80,7 +80,7 @@ impl Manager {
             Admission::LetPreviousGo if self.let_previous_go() => Ok(()),
             Admission::UnloadFirst => {
                 self.let_previous_go();
-                self.unload(name);
+                self.make_way(name);
                 Ok(())
             }
             Admission::LetPreviousGo | Admission::Refuse => Err(format!(
@@ -109,7 +109,7 @@ impl Manager {
     }
 
     /// Takes a model out of what is served: its slot says that it comes back, until it does.
-    fn unload(&mut self, name: &ModelName) {
+    fn make_way(&mut self, name: &ModelName) {
         let snapshot = self.swapper.snapshot();
         let Some(model) = snapshot.models.get(name) else { return };
         tracing::warn!(model = %name, version = %model.facts.rank,

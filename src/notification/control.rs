@@ -39,6 +39,10 @@ pub enum Action {
     Revoke(Version),
     /// Never serve this artifact again, whatever version it comes as.
     RevokeDigest(Digest),
+    /// Serve nothing until told to load. It concerns one instance: no message says it.
+    Unload,
+    /// Serve the newest again after an unload.
+    Load,
 }
 
 impl Control {
@@ -50,6 +54,7 @@ impl Control {
             // The latest counts.
             Action::Pin(version) => dated && version.is_some(),
             Action::Unpin => dated,
+            Action::Unload | Action::Load => false,
         }
     }
 
@@ -68,6 +73,8 @@ impl Action {
             Self::Unpin => "unpin",
             Self::Rollback { .. } => "rollback",
             Self::Revoke(_) | Self::RevokeDigest(_) => "revoke",
+            Self::Unload => "unload",
+            Self::Load => "load",
         }
     }
 }
@@ -99,7 +106,7 @@ impl From<Control> for Raw {
             Action::Rollback { to, from } => (to, from, None),
             Action::Revoke(version) => (Some(version), None, None),
             Action::RevokeDigest(digest) => (None, None, Some(digest.to_string())),
-            Action::Unpin => (None, None, None),
+            Action::Unpin | Action::Unload | Action::Load => (None, None, None),
         };
         let (version, from) = (version.map(Version::get), from.map(Version::get));
         Self { action: action.code().to_owned(), model, key, version, from, sha256 }

@@ -50,6 +50,7 @@ pub(super) fn tags(admin: bool) -> Value {
     let mut tags = vec![
         tag("models", "Predictions from the models that are served now, each by its own signature"),
         tag("predict", "Predictions, whatever the model"),
+        tag("v2", "The Open Inference Protocol; every failure is {\"error\"}"),
         tag("state", "The states, as the last message brought them"),
         tag("watch", "What is served, and what happens"),
         tag("health", "For orchestrators and Prometheus"),

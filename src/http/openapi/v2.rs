@@ -29,15 +29,15 @@ pub(super) fn schemas() -> Map<String, Value> {
         json!({ "type": "object", "required": names, "properties": fields })
     };
     let total = object(json!({ "count": count, "ns": count }));
-    let totals = [
-        "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss",
-    ];
+    let totals =
+        ["success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"];
     let totals: Map<String, Value> = totals.into_iter().map(|name| (name.to_owned(), total.clone())).collect();
     let tensor = json!({ "type": "array", "items": object(json!({
         "name": text, "datatype": { "enum": DATATYPES }, "shape": shape,
     })) });
     let parameters = json!({ "type": "object" });
-    let mut index_row = object(json!({ "name": text, "state": { "enum": ["READY", "LOADING", "UNAVAILABLE"] }, "reason": text }));
+    let mut index_row =
+        object(json!({ "name": text, "state": { "enum": ["READY", "LOADING", "UNAVAILABLE"] }, "reason": text }));
     index_row["properties"]["version"] = text.clone();
     let mut inferred = object(json!({ "name": text, "datatype": { "enum": DATATYPES }, "shape": shape }));
     inferred["properties"]["data"] = json!({ "description": "Flat; null is NaN", "type": "array" });
@@ -100,7 +100,8 @@ fn reference(schema: &str) -> Value {
 pub(super) fn fixed(facts: &Facts) -> Map<String, Value> {
     let mut paths = Map::new();
     let model = || in_path("model", "Which model", json!({ "type": "string", "pattern": NAME }));
-    let version = || in_path("version", "Which version: the one that is served, or the one before", json!({ "type": "string" }));
+    let version =
+        || in_path("version", "Which version: the one that is served, or the one before", json!({ "type": "string" }));
     let mut get = |path: &str, id: &str, summary: &str, schema: &str, statuses: &[u16]| {
         let mut answers = vec![(200, content(summary, "application/json", &reference(schema), &[]))];
         answers.extend(errors(statuses));
@@ -149,7 +150,8 @@ pub(super) fn fixed(facts: &Facts) -> Map<String, Value> {
             // Without a token nobody may, and with a port for commands alone not here.
             None | Some(Some(_)) => errors(&[400, 403]),
         });
-        let parameters = json!({ "type": "object", "properties": { "parameters": { "type": "object", "maxProperties": 0 } } });
+        let parameters =
+            json!({ "type": "object", "properties": { "parameters": { "type": "object", "maxProperties": 0 } } });
         let mut operation = Value::from(Operation {
             parameters: vec![model()],
             body: Some(json!({ "required": false, "content": { "application/json": { "schema": parameters } } })),
@@ -169,9 +171,8 @@ pub(super) const TAG: &str = "v2";
 pub(super) fn own_infer(served: &ServedModel, described: &Described) -> Value {
     let name = served.facts.name.as_str();
     let signature = served.model.signature();
-    let named = |specs: &[hotserve_models::TensorSpec]| -> Vec<String> {
-        specs.iter().map(|spec| spec.name.clone()).collect()
-    };
+    let named =
+        |specs: &[hotserve_models::TensorSpec]| -> Vec<String> { specs.iter().map(|spec| spec.name.clone()).collect() };
     let (inputs, outputs) = (named(&signature.inputs), named(&signature.outputs));
     let schema = json!({ "allOf": [reference("InferenceRequest"), { "properties": {
         "inputs": {

@@ -29,7 +29,7 @@ async fn post(
     send(router, request.body(Body::from(body.to_owned())).expect("a request")).await
 }
 
-fn bearer() -> String {
+pub(super) fn bearer() -> String {
     format!("Bearer {SECRET}")
 }
 

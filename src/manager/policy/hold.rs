@@ -21,6 +21,9 @@ pub struct Hold {
     stream: Option<StreamPin>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     bars: Vec<Bar>,
+    /// Nothing is served, whatever is announced or pinned.
+    #[serde(default, skip_serializing_if = "is_false")]
+    unloaded: bool,
     /// The place of the last rollback by message that was obeyed: one that is read again is not obeyed again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     obeyed: Option<Rank>,
@@ -161,8 +164,23 @@ impl Hold {
         self.bars.iter().any(|bar| bar.what == Barred::Digest(digest))
     }
 
+    /// Nothing is served from now on, or the newest again.
+    pub fn set_unloaded(&mut self, unloaded: bool) {
+        self.unloaded = unloaded;
+    }
+
+    /// Whether nothing is to be served.
+    pub fn is_unloaded(&self) -> bool {
+        self.unloaded
+    }
+
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }

@@ -45,6 +45,7 @@ fn settle(book: &mut Book<u64>) -> String {
                 book.serve(mark);
             }
             Wish::Withdraw => book.withdraw(),
+            Wish::Unload => book.unload(),
             Wish::Stay | Wish::Await => break,
         }
     }

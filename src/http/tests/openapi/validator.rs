@@ -36,6 +36,7 @@ pub(super) fn is_valid(document: &Value, schema: &Value, value: &Value) -> bool 
             fields.iter().filter(|(name, _)| !known(name)).all(|(_, field)| valid(argument, field))
         }),
         "items" => value.as_array().is_none_or(|items| items.iter().all(|item| valid(argument, item))),
+        "maxProperties" => value.as_object().is_none_or(|fields| fields.len() as u64 <= number(argument)),
         "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= number(argument)),
         "maxItems" => value.as_array().is_none_or(|items| items.len() as u64 <= number(argument)),
         "minimum" => value.as_f64().is_none_or(|value| Some(value) >= argument.as_f64()),

@@ -1,0 +1,114 @@
+//! `POST /v2/models/{model}[/versions/{version}]/infer`.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use tokio::time::{Instant, timeout_at};
+
+use super::super::body::Inputs;
+use super::super::observe::request_id;
+use super::super::predict::{MODEL_DIGEST, MODEL_NAME, MODEL_VERSION, counted, read};
+use super::super::problem::Problem;
+use super::super::{Http, inference};
+use super::encoding::{Encoding, plain};
+use super::models::{Named, find};
+use super::request::{self, Error, Output};
+use super::response::{Head, Written, empty, write};
+use crate::serving::ServedModel;
+
+/// Where the JSON of a body ends, if bytes follow it.
+const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// Answers with the model's outputs.
+pub(super) async fn infer(State(http): State<Arc<Http>>, named: Named, request: Request) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    counted(&http, answer(&http, &named, &head, body).await)
+}
+
+/// What an answer needs of the request besides the inputs.
+struct Plan {
+    id: String,
+    outputs: Vec<Output>,
+}
+
+async fn answer(http: &Http, named: &Named, head: &Parts, body: Body) -> Result<Response, Problem> {
+    let deadline = Instant::now() + http.config.request_timeout;
+    let encoding = Encoding::of(&head.headers)?;
+    let accepted = Encoding::accepted(&head.headers);
+    let json_length = head.headers.get(JSON_LENGTH).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let limit = http.config.body_limit;
+    let body = body_in_time(http, deadline, body, limit).await?;
+
+    // Taken now: an upload that took long is answered by what is served at its end, and held nothing meanwhile.
+    let snapshot = http.serving.snapshot();
+    let model = find(http, &snapshot, named)?;
+    drop(snapshot);
+
+    // How large a compressed body becomes shows only when it is: not on this thread.
+    let size = if encoding.is_some() { usize::MAX } else { body.len() };
+    let plan = Arc::new(OnceLock::new());
+    let planned = Arc::clone(&plan);
+    let fallback = request_id(&head.headers);
+    let parse = move |model: &ServedModel| {
+        let body = plain(encoding, body, limit)?;
+        let asked = request::parse(&body, json_length.as_deref(), model.model.signature()).map_err(problem)?;
+        let id = asked.id.unwrap_or_else(|| fallback.to_str().unwrap_or_default().to_owned());
+        // It is asked for once.
+        let _ = planned.set(Plan { id, outputs: asked.outputs });
+        Ok(Inputs { tensors: asked.tensors, rows: asked.rows })
+    };
+    let done = inference::run(http, &model, deadline, size, parse, move |model, outputs, rows| {
+        let Some(Plan { id, outputs: wanted }) = plan.get() else { return (Vec::new(), None, None) };
+        let signature = model.model.signature();
+        let version = model.facts.rank.to_string();
+        let head = Head { name: model.facts.name.as_str(), version: &version, id };
+        let Written { bytes, json } = if rows == 0 {
+            write(head, &empty(signature), signature, wanted)
+        } else {
+            write(head, outputs, signature, wanted)
+        };
+        match accepted.and_then(|accepted| Some((accepted, accepted.deflate(&bytes)?))) {
+            Some((accepted, smaller)) => (smaller, json, Some(accepted)),
+            None => (bytes, json, None),
+        }
+    })
+    .await?;
+
+    let (bytes, json, encoding) = done.answer;
+    let mut response = Response::new(Body::from(bytes));
+    let headers = response.headers_mut();
+    let content_type = if json.is_some() { "application/octet-stream" } else { "application/json" };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    headers.insert(MODEL_NAME, model.headers.name.clone());
+    headers.insert(MODEL_VERSION, model.headers.version.clone());
+    headers.insert(MODEL_DIGEST, model.headers.digest.clone());
+    if let Some(length) = json {
+        headers.insert(JSON_LENGTH, HeaderValue::from(length));
+    }
+    if let Some(encoding) = encoding {
+        headers.insert(header::CONTENT_ENCODING, encoding.name());
+    }
+    Ok(response)
+}
+
+/// The whole body, if it keeps the limit and arrives in time.
+pub(super) async fn body_in_time(http: &Http, deadline: Instant, body: Body, limit: usize) -> Result<Bytes, Problem> {
+    timeout_at(deadline, read(body, limit)).await.map_err(|_| {
+        let detail = format!("the body did not arrive within {:?}", http.config.request_timeout);
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+    })?
+}
+
+fn problem(error: Error) -> Problem {
+    match error {
+        Error::Bad(detail) => Problem::new(StatusCode::BAD_REQUEST, "bad_input", detail),
+        Error::Unsupported(detail) => Problem::new(StatusCode::NOT_IMPLEMENTED, "unsupported", detail),
+    }
+}
