@@ -175,15 +175,16 @@ def with_generated(running):
     client.check_server_liveness()
     client.check_server_readiness()
     client.check_model_version_readiness("iris", "1")
+    client.check_model_readiness("iris")
     assert client.read_server_metadata().name == "hotserve"
-    assert client.read_model_metadata("mirror", "1").inputs[0].datatype == "BOOL"
+    assert client.read_model_version_metadata("mirror", "1").inputs[0].datatype == "BOOL"
 
     def ask(model, version, **values):
         given = [
             {"name": name, "shape": [len(value), len(value[0])], "datatype": WIRE.get(name, "FP32"), "data": value}
             for name, value in values.items()
         ]
-        return client.model_infer(model, version, request=InferenceRequest.parse_obj({"id": "mine", "inputs": given}))
+        return client.model_version_infer(model, version, request=InferenceRequest.parse_obj({"id": "mine", "inputs": given}))
 
     answer = ask("iris", "1", input=[IRIS])
     assert answer.id == "mine" and answer.outputs[1].data.__root__ == ["setosa"], answer

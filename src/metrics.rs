@@ -145,11 +145,13 @@ pub const ROUTES: &[&str] = &[
     "/docs",
     "/docs/{file}",
     "/admin/control",
-    // Of the Open Inference Protocol, by what is asked: each stands for several paths.
+    // Of the Open Inference Protocol. The first two stand for all that is only read, the third for every version.
     "/v2",
     "/v2/models",
     "/v2/models/{model}/infer",
-    "/v2/repository",
+    "/v2/repository/index",
+    "/v2/repository/models/{model}/load",
+    "/v2/repository/models/{model}/unload",
 ];
 /// The statuses that have a series of their own.
 pub const STATUSES: &[&str] =

@@ -68,8 +68,7 @@ impl Problem {
                 if self.status == StatusCode::UNPROCESSABLE_ENTITY {
                     *response.status_mut() = StatusCode::BAD_REQUEST;
                 }
-                let ready = (self.code == "not_ready").then_some(false);
-                (serde_json::to_vec(&ProtocolBody { error: &self.detail, ready }), "application/json")
+                (serde_json::to_vec(&ProtocolBody { error: &self.detail }), "application/json")
             }
         };
         *response.body_mut() = bytes.expect("text and numbers are JSON").into();
@@ -106,9 +105,6 @@ pub(super) enum Dialect {
 #[derive(Serialize)]
 struct ProtocolBody<'a> {
     error: &'a str,
-    /// Where readiness is asked for; there are clients that look no further.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ready: Option<bool>,
 }
 
 impl IntoResponse for Problem {

@@ -37,11 +37,7 @@ pub(super) fn router(http: &Http) -> Router<Arc<Http>> {
     let (reads, infers) = ("/v2/models", "/v2/models/{model}/infer");
     let commands = match http.admin_listen() {
         None => commands(http),
-        Some(_) => on(LOAD, "/v2/repository", post(repository::elsewhere)).merge(on(
-            UNLOAD,
-            "/v2/repository",
-            post(repository::elsewhere),
-        )),
+        Some(_) => on(LOAD, LOAD, post(repository::elsewhere)).merge(on(UNLOAD, UNLOAD, post(repository::elsewhere))),
     };
     Router::new()
         .merge(on("/v2", "/v2", get(server)))
@@ -58,9 +54,9 @@ pub(super) fn router(http: &Http) -> Router<Arc<Http>> {
         .merge(on("/v2/models/{model}/versions/{version}/ready", reads, get(models::ready)))
         .merge(on("/v2/models/{model}/versions/{version}/stats", reads, get(models::statistics)))
         .merge(on("/v2/models/{model}/versions/{version}/infer", infers, post(infer::infer)))
-        .merge(on("/v2/repository/index", "/v2/repository", post(repository::index)))
+        .merge(on("/v2/repository/index", "/v2/repository/index", post(repository::index)))
         .merge(commands)
-        .merge(on("/v2/{*rest}", "/v2", any(not_found)))
+        .route("/v2/{*rest}", any(not_found).layer(Observe::route("/v2", &http.metrics)))
 }
 
 const LOAD: &str = "/v2/repository/models/{model}/load";
@@ -68,7 +64,7 @@ const UNLOAD: &str = "/v2/repository/models/{model}/unload";
 
 /// The routes by which a model is told to be served or not.
 pub(super) fn commands(http: &Http) -> Router<Arc<Http>> {
-    let on = |path, methods| route(path, "/v2/repository", methods, &http.metrics);
+    let on = |path, methods| route(path, path, methods, &http.metrics);
     on(LOAD, post(repository::load)).merge(on(UNLOAD, post(repository::unload)))
 }
 

@@ -121,6 +121,10 @@ mod tests {
     }
 
     fn snapshot(freed: &Sender<String>) -> Arc<Snapshot> {
+        Arc::new(Snapshot::default().with(vec![], vec![model(freed)]))
+    }
+
+    fn model(freed: &Sender<String>) -> ServedModel {
         let facts = ModelFacts {
             name: "m".parse().expect("a name"),
             rank: Rank::Initial,
@@ -131,8 +135,25 @@ mod tests {
             published_at: None,
         };
         let signature = Signature { inputs: vec![], outputs: vec![] };
-        let model = ServedModel::new(facts, Box::new(Witness(signature, freed.clone())), Duration::ZERO);
-        Arc::new(Snapshot::default().with(vec![], vec![model]))
+        ServedModel::new(facts, Box::new(Witness(signature, freed.clone())), Duration::ZERO)
+    }
+
+    #[test]
+    fn what_was_served_before_is_found_until_it_is_retired_and_then_freed_by_the_reaper() {
+        let reaper = Reaper::start(Gauge::noop()).expect("a thread");
+        let (freed, heard) = channel();
+        let first = snapshot(&freed);
+        let kept_warm = Arc::clone(first.model("m").expect("it has one"));
+        let second = first.with(vec![], vec![model(&freed)]);
+        reaper.retire(first, vec![]);
+        assert!(heard.recv_timeout(3 * LOOK).is_err(), "it is kept warm");
+        let reader = second.previous("m").expect("it is kept warm");
+        reaper.retire_model(kept_warm);
+        assert!(second.previous("m").is_none(), "nobody finds it anew, though a reader has it");
+        assert!(heard.recv_timeout(3 * LOOK).is_err(), "the reader has it");
+        drop(reader);
+        assert_eq!(heard.recv_timeout(Duration::from_secs(10)).as_deref(), Ok("reaper"));
+        assert!(second.previous("m").is_none());
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl Answer {
         assert_eq!(self.header("content-type"), "application/json");
         assert!(!self.header("x-request-id").is_empty());
         let body = self.json();
-        assert!(body.as_object().expect("an object").keys().all(|key| key == "error" || key == "ready"), "{body}");
+        assert_eq!(body.as_object().map(serde_json::Map::len), Some(1), "{body}");
         body["error"].as_str().expect("a message").to_owned()
     }
 }
@@ -50,7 +50,7 @@ async fn the_server_and_its_models_say_what_they_are() {
     }
     assert_eq!(server.get("/v2/health/live").await.json(), json!({"live": true}));
     let starting = server.get("/v2/health/ready").await;
-    assert!(starting.error(503).contains("stream") && starting.json()["ready"] == false);
+    assert!(starting.error(503).contains("stream"));
     server.http.status.set_ready();
     assert_eq!(server.get("/v2/health/ready").await.json(), json!({"ready": true}));
 

@@ -70,6 +70,28 @@ fn a_rollback_goes_to_the_one_before_and_on_to_what_is_newer_than_what_was_taken
 }
 
 #[test]
+fn what_is_unloaded_is_kept_and_the_newest_comes_back_when_it_is_loaded() {
+    let mut book = served_to_12();
+    hold(&mut book, |hold| hold.set_unloaded(true));
+    assert_eq!(book.wish(), Wish::Unload);
+    assert_eq!(settle(&mut book), "nothing");
+    assert_eq!(book.judge(&mark(version(12), "12")), Verdict::Duplicate, "it is kept");
+    hold(&mut book, |hold| hold.set_pin(By::Admin, Some(version(11)), 0));
+    assert_eq!(settle(&mut book), "nothing", "whatever is pinned");
+    hold(&mut book, |hold| hold.set_pin(By::Admin, None, 0));
+    hold(&mut book, |hold| hold.set_unloaded(false));
+    assert_eq!(book.wish(), Wish::GoBack(&mark(version(12), "12")));
+    assert_eq!(settle(&mut book), "12");
+    hold(&mut book, |hold| hold.set_unloaded(true));
+    assert_eq!(settle(&mut book), "nothing");
+    admit(&mut book, 13);
+    assert!(!book.takes(&mark(version(13), "13")), "nor as the other half of a pair");
+    assert_eq!(settle(&mut book), "nothing", "whatever is announced");
+    hold(&mut book, |hold| hold.set_unloaded(false));
+    assert_eq!(settle(&mut book), "13");
+}
+
+#[test]
 fn a_rollback_names_its_goal_and_takes_back_what_is_on_its_way_too() {
     let mut book = served_to_12();
     admit(&mut book, 13);
