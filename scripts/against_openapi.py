@@ -13,7 +13,7 @@ with tempfile.TemporaryDirectory() as runtime:
     # `hotserve dev` leaves its token there.
     env = clean_environment(XDG_RUNTIME_DIR=runtime)
     port = ["--port", "0", "--kinesis-port", "0", "--s3-port", "0"]
-    with process([HOTSERVE, "dev", *port], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+    with process([HOTSERVE, "dev", *port], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
         for line in running.stdout:
             if "is ready" in line:
                 break
@@ -27,7 +27,12 @@ with tempfile.TemporaryDirectory() as runtime:
         schemathesis = os.path.join(os.path.dirname(sys.executable), "schemathesis")
         configuration = ["--config-file", os.path.join(ROOT, "scripts", "schemathesis.toml")]
         command = [schemathesis, *configuration, "run", "--no-color", f"{url}/openapi.json", *sys.argv[1:]]
-        done = subprocess.run(command, cwd=runtime, env=env | {"HOTSERVE_TOKEN": note["admin_token"]})
+        more = {
+            "HOTSERVE_TOKEN": note["admin_token"],
+            "SCHEMATHESIS_HOOKS": "openapi_hooks",
+            "PYTHONPATH": os.path.join(ROOT, "scripts"),
+        }
+        done = subprocess.run(command, cwd=runtime, env=env | more)
         assert running.poll() is None, "the server has ended"
         ready(url)
         if done.returncode != 0:

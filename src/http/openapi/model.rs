@@ -206,14 +206,14 @@ impl<'i, 's> Row<'i, 's> {
                 let names: Vec<&str> = input.features.iter().map(String::as_str).collect();
                 if let (false, Value::Array(values)) = (names.is_empty(), row) {
                     let named = by_name(&names, values, Value::clone);
-                    add("named_rows", "Rows by feature name", json!({ "instances": [named] }));
+                    add("by_name", "Rows by feature name", json!({ "instances": [named] }));
                     add("columns", "Columns by feature name", json!({ "inputs": by_name(&names, values, column) }));
                 }
             }
             (inputs, values) => {
                 let names: Vec<&str> = inputs.iter().map(Input::name).collect();
                 let named = by_name(&names, values, Value::clone);
-                add("rows", "Rows by input name", json!({ "instances": [named] }));
+                add("by_name", "Rows by input name", json!({ "instances": [named] }));
                 add("columns", "All rows, by input name", json!({ "inputs": by_name(&names, values, column) }));
             }
         }

@@ -310,32 +310,32 @@ fn control(generator: &mut SchemaGenerator) -> Operation {
     let name = json!({ "type": "string", "pattern": NAME });
     let version = json!({ "type": "integer", "minimum": 1, "maximum": (1_u64 << 53) - 1 });
     let digest = json!({ "type": "string", "pattern": "^[0-9a-f]{64}$" });
-    let only = |action: &[&str], more: &str, needed: bool| {
-        let mut required = vec!["action"];
-        required.extend(needed.then_some(more));
-        let properties: Map<String, Value> = ["version", "sha256"]
-            .into_iter()
-            .map(|field| (field.to_owned(), Value::Bool(field == more)))
-            .chain([("action".to_owned(), json!({ "enum": action }))])
-            .collect();
-        json!({ "required": required, "properties": properties })
+    // A field that is null is as good as none.
+    let none = json!({ "type": "null" });
+    let given = |field: &str| if field == "version" { "integer" } else { "string" };
+    let one_of = |these: [&str; 2], more: &str| {
+        let fields = these.map(|field| {
+            (field.to_owned(), if field == more { json!({ "type": given(field) }) } else { none.clone() })
+        });
+        json!({ "required": [more], "properties": Map::from_iter(fields) })
     };
+    let action = |actions: &[&str], rest: Value| json!({ "allOf": [{ "required": ["action"], "properties": { "action": { "enum": actions } } }, rest] });
     let schema = json!({
         "type": "object",
         "properties": {
             "action": { "enum": ["pin", "unpin", "rollback", "revoke"] },
-            "model": { "description": "Which model", "allOf": [name] },
-            "key": { "description": "Or which state", "allOf": [name] },
-            "version": version,
-            "sha256": { "description": "Of the artifact that is never to be served", "allOf": [digest] },
+            "model": { "description": "Which model", "anyOf": [name, none] },
+            "key": { "description": "Or which state", "anyOf": [name, none] },
+            "version": { "anyOf": [version, none] },
+            "sha256": { "description": "Of the artifact that is never to be served", "anyOf": [digest, none] },
         },
         "allOf": [
-            { "oneOf": [{ "required": ["model"] }, { "required": ["key"] }] },
+            { "oneOf": [one_of(["model", "key"], "model"), one_of(["model", "key"], "key")] },
             { "oneOf": [
-                only(&["pin", "rollback"], "version", false),
-                only(&["unpin"], "", false),
-                only(&["revoke"], "version", true),
-                only(&["revoke"], "sha256", true),
+                action(&["pin", "rollback"], json!({ "properties": { "sha256": none } })),
+                action(&["unpin"], json!({ "properties": { "sha256": none, "version": none } })),
+                action(&["revoke"], one_of(["version", "sha256"], "version")),
+                action(&["revoke"], one_of(["version", "sha256"], "sha256")),
             ] },
         ],
         "additionalProperties": false,

@@ -17,7 +17,7 @@ fn on(listen: Option<SocketAddr>) -> Server {
     })
 }
 
-async fn post(
+pub(super) async fn post(
     router: &(impl tower::Service<Request<Body>, Response = Response, Error = std::convert::Infallible> + Clone),
     authorization: Option<&str>,
     body: &str,
@@ -29,7 +29,7 @@ async fn post(
     send(router, request.body(Body::from(body.to_owned())).expect("a request")).await
 }
 
-pub(super) fn bearer() -> String {
+pub(super) pub(super) fn bearer() -> String {
     format!("Bearer {SECRET}")
 }
 

@@ -267,6 +267,47 @@ async fn a_body_fits_a_models_schema_just_if_the_model_takes_it() {
 }
 
 #[tokio::test]
+async fn a_command_fits_the_schema_just_if_it_is_one() {
+    let server = admin::server();
+    let document = document(&server).await;
+    let schema = &document["paths"]["/admin/control"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    let digest = "ab".repeat(32);
+    let mut verdicts = [0, 0];
+    for action in ["pin", "unpin", "rollback", "revoke", "promote"] {
+        for slot in [
+            json!({"model": "iris"}),
+            json!({"key": "default"}),
+            json!({"model": null, "key": "default"}),
+            json!({"model": "iris", "key": "default"}),
+            json!({"model": null}),
+            json!({}),
+        ] {
+            for what in [
+                json!({}),
+                json!({"version": 7}),
+                json!({"version": null}),
+                json!({"version": "7"}),
+                json!({"sha256": digest}),
+                json!({"sha256": null, "version": 7}),
+                json!({"sha256": digest, "version": 7}),
+                json!({"sha256": digest, "version": null}),
+                json!({"verison": 7}),
+            ] {
+                let mut body = json!({ "action": action });
+                for (name, value) in [&slot, &what].into_iter().flat_map(|part| part.as_object().expect("an object")) {
+                    body[name] = value.clone();
+                }
+                // The manager is gone: what is a command gets as far as that.
+                let answer = admin::post(&server.router, Some(&admin::bearer()), &body.to_string()).await;
+                assert_eq!(is_valid(&document, schema, &body), answer.status == 503, "{body}: {}", answer.text());
+                verdicts[usize::from(answer.status == 503)] += 1;
+            }
+        }
+    }
+    assert!(verdicts.iter().all(|count| *count > 20), "both verdicts come: {verdicts:?}");
+}
+
+#[tokio::test]
 async fn answers_and_failures_are_as_the_document_says() {
     let server = served();
     server.http.status.record(Entry { detail: Some("why".to_owned()), ..Entry::new("rejected", []) });

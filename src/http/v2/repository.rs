@@ -79,9 +79,14 @@ async fn query(http: &Http, request: Request) -> Result<Query, Problem> {
     if body.is_empty() {
         return Ok(Query::default());
     }
-    serde_json::from_slice(&body).map_err(|error| {
+    let bad = |error: String| {
         Problem::new(StatusCode::BAD_REQUEST, "bad_json", format!("the body is empty or an object: {error}"))
-    })
+    };
+    // A list of fields in their order would do for serde.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(bad("it is none".to_owned()));
+    }
+    serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))
 }
 
 /// Which models and versions there are.

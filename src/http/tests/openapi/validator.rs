@@ -41,7 +41,8 @@ pub(super) fn is_valid(document: &Value, schema: &Value, value: &Value) -> bool 
         "maxItems" => value.as_array().is_none_or(|items| items.len() as u64 <= number(argument)),
         "minimum" => value.as_f64().is_none_or(|value| Some(value) >= argument.as_f64()),
         "maximum" => value.as_f64().is_none_or(|value| Some(value) <= argument.as_f64()),
-        "description" | "format" | "title" | "default" | "examples" => true,
+        // Names and digests: what does not look like one is not tried.
+        "pattern" | "description" | "format" | "title" | "default" | "examples" => true,
         other => panic!("{other} is not known"),
     })
 }
