@@ -6,7 +6,8 @@ import numpy as np
 import tritonclient.http as triton
 from kserve import InferInput, InferRequest, InferenceRESTClient, RESTConfig
 from open_inference.openapi.client import OpenInferenceClient
-from open_inference.openapi.errors import BadRequestError, NotFoundError
+from open_inference.openapi.core.api_error import ApiError
+from open_inference.openapi.errors import NotFoundError
 from open_inference.openapi.types.inference_request import InferenceRequest
 from tritonclient.utils import InferenceServerException
 
@@ -193,13 +194,19 @@ def with_generated(running):
     answer = ask("mirror", "1", **values, text=[["a", "b"]])
     data = {output.name: output.data.__root__ for output in answer.outputs}
     assert data["int64_out"] == [3, 4] and data["text_out"] == ["a", "b"], data
-    for wrong, error in (("nobody", NotFoundError), ("mirror", BadRequestError)):
+    for wrong, status, expected in (("nobody", 404, "no model"), ("mirror", 400, "no input \"input\"")):
         try:
             ask(wrong, "1", input=[IRIS])
-        except error as told:
-            assert told.body.error, told
+        except ApiError as told:
+            message = told.body["error"] if isinstance(told.body, dict) else told.body.error
+            assert told.status_code == status and expected in message, told
         else:
-            raise AssertionError(f"no {error}")
+            raise AssertionError(f"no error {status}")
+    try:
+        client.check_model_version_readiness("iris", "9")
+    except NotFoundError:
+        return
+    raise AssertionError("a version that is not there is ready")
 
 
 with server() as running:

@@ -204,7 +204,7 @@ async fn a_thousand_hostile_bodies_are_told_what_is_wrong_with_them() {
             assert!(matches!(status, 400 | 413), "seed {SEED}, body {number}, {}: {status} {text}", bad.kind);
             let json: Value = serde_json::from_slice(&body).unwrap_or_else(|_| panic!("{}: {text}", bad.kind));
             let told = json["error"].as_str().unwrap_or_else(|| panic!("{}: {text}", bad.kind));
-            assert!(!told.is_empty() && told.len() < 1000, "{}: {told}", bad.kind);
+            assert!(!told.is_empty() && told.len() < 1000, "{}: {told:.1000}", bad.kind);
             if status == 413 {
                 wire = Wire::connect(addr).unwrap();
             }

@@ -81,7 +81,7 @@ pub fn parse(body: &[u8], header: Option<&str>, signature: &Signature) -> Result
         return Err(Error::Unsupported(format!("{what} is not supported")));
     }
     let asked = read.map_err(|error| match error.classify() {
-        Category::Data => error.to_string(),
+        Category::Data => short(&error),
         Category::Io | Category::Syntax | Category::Eof => format!("the request is no JSON: {error}"),
     })?;
 
@@ -123,6 +123,19 @@ pub fn parse(body: &[u8], header: Option<&str>, signature: &Signature) -> Result
         }
     };
     Ok(Request { id: asked.id, tensors, rows, outputs })
+}
+
+/// An error without all of a long text that it repeats.
+fn short(error: &serde_json::Error) -> String {
+    const SHOWN: usize = 400;
+    let text = error.to_string();
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => {
+            let begun = text.get(..end).unwrap_or_default();
+            format!("{begun}… at line {} column {}", error.line(), error.column())
+        }
+        None => text,
+    }
 }
 
 /// A body that is nothing but the tensor of a model's only input. Text is one element, without a length before it.

@@ -213,6 +213,15 @@ fn a_body_without_json_is_the_only_input() {
 }
 
 #[test]
+fn an_error_repeats_no_more_than_the_start_of_a_text() {
+    let json = format!(r#"{{"inputs":"{}"}}"#, "ü".repeat(5000));
+    match parse(json.as_bytes(), None, &sole(DataType::Fp32, &[-1])) {
+        Err(Error::Bad(detail)) => assert!(detail.len() < 1000 && detail.contains("üü… at line 1"), "{detail}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn deep_json_is_refused_wherever_it_is() {
     let signature = sole(DataType::Fp32, &[-1]);
     let deep = "[".repeat(100_000);
