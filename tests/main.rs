@@ -23,6 +23,7 @@ mod linearizability;
 mod manifest;
 mod memory;
 mod misbehaving;
+mod openapi;
 mod promises;
 mod readers;
 mod start;

@@ -29,7 +29,7 @@ pub(super) async fn post(
     send(router, request.body(Body::from(body.to_owned())).expect("a request")).await
 }
 
-pub(super) pub(super) fn bearer() -> String {
+pub(super) fn bearer() -> String {
     format!("Bearer {SECRET}")
 }
 
