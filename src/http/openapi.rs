@@ -107,21 +107,26 @@ pub(super) fn describe(snapshot: &Snapshot, facts: &Facts) -> Value {
             json!({ "post": paths::own_predict(&mut generator, served, &described) }),
         );
         own.insert(format!("/v2/models/{name}/infer"), json!({ "post": v2::own_infer(served, &described) }));
-        examples.insert(name, described.examples);
+        examples.insert(name, (described.examples, described.tensors));
     }
     let meant = match (&facts.default_model, models.as_slice()) {
         (Some(name), _) => Some(name.as_str()),
         (None, [only]) => Some(only.facts.name.as_str()),
         (None, _) => None,
     };
+    let first = models.first().map(|first| (first.facts.name.as_str(), first.facts.rank.to_string()));
+    let of = |name: &str| examples.get(name).map(|(bodies, _)| bodies);
     let shown = paths::Shown {
-        default: meant.and_then(|name| examples.get(name)),
-        named: models
-            .first()
-            .and_then(|first| Some((first.facts.name.as_str(), examples.get(first.facts.name.as_str())?))),
+        default: meant.and_then(of),
+        named: first.as_ref().and_then(|(name, _)| Some((*name, of(name)?))),
     };
+    let in_protocol = first.as_ref().map(|(name, version)| v2::Shown {
+        name,
+        version: version.clone(),
+        inputs: examples.get(name).and_then(|(_, inputs)| inputs.as_ref()),
+    });
     let mut paths = paths::fixed(&mut generator, &shown, facts);
-    paths.extend(v2::fixed(facts));
+    paths.extend(v2::fixed(facts, in_protocol.as_ref()));
     paths.extend(own);
 
     let mut schemas = generator.take_definitions(true);

@@ -12,6 +12,7 @@ use crate::http::catalog::{Catalog, History, Number};
 use crate::http::docs;
 use crate::http::health::{Live, Ready};
 use crate::http::problem::Body;
+use crate::id::StateKey;
 use crate::manager::Done;
 use crate::serving::ServedModel;
 use crate::status::KEPT;
@@ -34,7 +35,9 @@ pub(super) fn fixed(generator: &mut SchemaGenerator, shown: &Shown<'_>, facts: &
         paths.insert(path.to_owned(), json!({ "get": Value::from(operation) }));
     };
     get("/state", state(None));
-    get("/state/{key}", state(Some(in_path("key", "Which state", json!({ "type": "string", "pattern": NAME })))));
+    let mut key = in_path("key", "Which state", json!({ "type": "string", "pattern": NAME }));
+    key["example"] = StateKey::DEFAULT.into();
+    get("/state/{key}", state(Some(key)));
     get("/models", models(generator));
     get("/history", history(generator));
     get("/events", events());

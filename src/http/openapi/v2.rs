@@ -96,12 +96,30 @@ fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
+/// What is shown where a path names a model.
+pub(super) struct Shown<'a> {
+    pub(super) name: &'a str,
+    pub(super) version: String,
+    /// The inputs of a row.
+    pub(super) inputs: Option<&'a Value>,
+}
+
 /// The paths that are there whatever is served.
-pub(super) fn fixed(facts: &Facts) -> Map<String, Value> {
+pub(super) fn fixed(facts: &Facts, shown: Option<&Shown<'_>>) -> Map<String, Value> {
     let mut paths = Map::new();
-    let model = || in_path("model", "Which model", json!({ "type": "string", "pattern": NAME }));
-    let version =
-        || in_path("version", "Which version: the one that is served, or the one before", json!({ "type": "string" }));
+    let with_example = |mut parameter: Value, example: Option<&str>| {
+        if let Some(example) = example {
+            parameter["example"] = example.into();
+        }
+        parameter
+    };
+    let unnamed = || in_path("model", "Which model", json!({ "type": "string", "pattern": NAME }));
+    let model = || with_example(unnamed(), shown.map(|shown| shown.name));
+    let version = || {
+        let text = "Which version: the one that is served, or the one before";
+        let version = in_path("version", text, json!({ "type": "string", "minLength": 1 }));
+        with_example(version, shown.map(|shown| shown.version.as_str()))
+    };
     let mut get = |path: &str, id: &str, summary: &str, schema: &str, statuses: &[u16]| {
         let mut answers = vec![(200, content(summary, "application/json", &reference(schema), &[]))];
         answers.extend(errors(statuses));
@@ -129,10 +147,11 @@ pub(super) fn fixed(facts: &Facts) -> Map<String, Value> {
     let mut post = |path: &str, operation: Value| {
         paths.insert(path.to_owned(), json!({ "post": operation }));
     };
-    let mut infer = infer("v2.infer", "Infer with a model", &reference("InferenceRequest"), None);
+    let inputs = shown.and_then(|shown| shown.inputs);
+    let mut infer = infer("v2.infer", "Infer with a model", &reference("InferenceRequest"), inputs);
     infer.parameters.push(model());
     post("/v2/models/{model}/infer", infer.into());
-    let mut infer = self::infer("v2.version.infer", "Infer with a version", &reference("InferenceRequest"), None);
+    let mut infer = self::infer("v2.version.infer", "Infer with a version", &reference("InferenceRequest"), inputs);
     infer.parameters.extend([model(), version()]);
     post("/v2/models/{model}/versions/{version}/infer", infer.into());
 
@@ -153,7 +172,7 @@ pub(super) fn fixed(facts: &Facts) -> Map<String, Value> {
         let parameters =
             json!({ "type": "object", "properties": { "parameters": { "type": "object", "maxProperties": 0 } } });
         let mut operation = Value::from(Operation {
-            parameters: vec![model()],
+            parameters: vec![unnamed()],
             body: Some(json!({ "required": false, "content": { "application/json": { "schema": parameters } } })),
             ..Operation::new(&format!("v2.repository.{end}"), TAG, summary, answers)
         });
