@@ -104,10 +104,17 @@ async fn what_was_served_before_ends_when_it_is_revoked() {
     assert_eq!(infer(&server, "/versions/1").await.unwrap(), json!(1.0));
     assert_eq!(infer(&server, "/versions/2").await.unwrap(), json!(2.0));
     assert_eq!(index(&server).await.as_array().unwrap().len(), 2);
+    // What was gone back to is the one before like any other.
+    cloud.put(json!({"control": {"action": "rollback", "model": "m", "version": 1, "from": 2}}).to_string()).await;
+    until_version(&server, 1).await;
+    assert_eq!(infer(&server, "/versions/2").await.unwrap(), json!(2.0));
+    publish(&cloud, 3).await;
+    until_version(&server, 3).await;
+    assert_eq!(infer(&server, "/versions/1").await.unwrap(), json!(1.0));
     cloud.put(json!({"control": {"action": "revoke", "model": "m", "version": 1}}).to_string()).await;
     until("the end of version 1", async || infer(&server, "/versions/1").await.err()).await;
-    assert_eq!(infer(&server, "/versions/2").await.unwrap(), json!(2.0));
+    assert_eq!(infer(&server, "/versions/3").await.unwrap(), json!(3.0));
     let versions = server.client.get("/v2/models/m").await.json();
-    assert_eq!(versions["versions"], json!(["2"]));
+    assert_eq!(versions["versions"], json!(["3"]));
     server.stop().await;
 }

@@ -129,8 +129,11 @@ impl Manager {
                 self.reaper.retire_model(model);
                 continue;
             }
-            // The one before the one before goes.
-            if let Some(older) = self.warm.insert(name, model) {
+            let serving = now.models.get(&name).cloned();
+            // The one before the one before goes, unless it is served again.
+            if let Some(older) = self.warm.insert(name, model)
+                && serving.is_none_or(|serving| !Arc::ptr_eq(&serving, &older))
+            {
                 self.reaper.retire_model(older);
             }
         }

@@ -48,7 +48,7 @@ impl Manager {
             failpoint::hit("restore.between");
             match self.restore_slot(&slot).await {
                 Some(Content::State(state)) => states.push(state),
-                Some(Content::Model(model)) => models.push(model),
+                Some(Content::Model(model)) => models.push(*model),
                 None => {}
             }
         }
@@ -144,7 +144,7 @@ impl Manager {
             (Slot::Model(_), Some(model)) => {
                 let artifact = self.cache.get(model.digest, Some(model.size)).ok_or_else(|| missing(model))?;
                 let warm = self.pipeline.load(artifact, model.announced(), &mut Stages::new()).await?;
-                saved.served_model(warm).map(Content::Model).ok_or_else(broken)
+                saved.served_model(warm).map(Box::new).map(Content::Model).ok_or_else(broken)
             }
             (Slot::Model(_), None) => Err(broken()),
         }
@@ -154,5 +154,5 @@ impl Manager {
 /// What a slot serves.
 enum Content {
     State(ServedState),
-    Model(ServedModel),
+    Model(Box<ServedModel>),
 }

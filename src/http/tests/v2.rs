@@ -143,9 +143,9 @@ async fn every_failure_is_an_error_by_the_protocol() {
     let series = |route: &str, status| {
         server.metric(&format!("hotserve_http_requests_total{{route=\"{route}\",status=\"{status}\"}}"))
     };
-    assert_eq!(series("/v2", "404"), 1.0);
+    assert_eq!(series("/v2", "404"), 2.0);
     assert_eq!(series("/v2/models/{model}/infer", "400"), 3.0);
-    assert_eq!(server.metric("hotserve_predict_errors_total{cause=\"failed\"}"), 2.0);
+    assert_eq!(server.metric("hotserve_predict_errors_total{code=\"failed\"}"), 2.0);
     let statistics = server.get("/v2/models/iris/stats").await.json();
     assert_eq!(statistics["model_stats"][0]["inference_stats"]["fail"]["count"], 6);
 }
@@ -234,4 +234,22 @@ async fn commands_need_the_token_and_a_body_that_means_something() {
     assert!(server.infer(unload, &with, body).await.error(503).contains("shutting down"));
     assert!(server.post("/v2/repository/index", "{\"ready\":1}").await.error(400).contains("an object"));
     assert_eq!(server.post("/v2/repository/index", "{\"ready\":true}").await.json()[0]["name"], "iris");
+}
+
+#[tokio::test]
+async fn the_index_shows_what_is_not_there_and_why() {
+    let server = iris();
+    let slot = |name: &str| Slot::Model(name.parse().expect("a name"));
+    server.http.status.set_unloaded(&slot("gone"), true);
+    server.http.status.set_loading([slot("new"), slot("iris"), slot("gone")].iter());
+    let index = server.post("/v2/repository/index", "{}").await.json();
+    let states: Vec<_> = index.as_array().expect("a list").iter().map(|row| (&row["name"], &row["state"])).collect();
+    let expected = [
+        (&json!("gone"), &json!("UNAVAILABLE")),
+        (&json!("iris"), &json!("READY")),
+        (&json!("new"), &json!("LOADING")),
+    ];
+    assert_eq!(states, expected, "what replaces a model does not make it less ready");
+    let ready = server.post("/v2/repository/index", r#"{"ready":true}"#).await.json();
+    assert_eq!(ready.as_array().map(Vec::len), Some(1));
 }

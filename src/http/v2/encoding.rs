@@ -154,7 +154,7 @@ fn listed<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 mod tests {
     use super::*;
 
-    fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
+    fn headers(name: &HeaderName, values: &[&str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), HeaderValue::from_str(value).expect("ASCII"))).collect()
     }
 
@@ -176,13 +176,13 @@ mod tests {
             (&["br, zstd"], None),
             (&["identity"], None),
         ] {
-            assert_eq!(Encoding::accepted(&headers(header::ACCEPT_ENCODING, accepts)), expected, "{accepts:?}");
+            assert_eq!(Encoding::accepted(&headers(&header::ACCEPT_ENCODING, accepts)), expected, "{accepts:?}");
         }
     }
 
     #[test]
     fn what_a_body_is_compressed_with_must_be_known() {
-        let of = |values: &[&str]| Encoding::of(&headers(header::CONTENT_ENCODING, values)).ok();
+        let of = |values: &[&str]| Encoding::of(&headers(&header::CONTENT_ENCODING, values)).ok();
         assert_eq!(of(&[]), Some(None));
         assert_eq!(of(&["identity"]), Some(None));
         assert_eq!(of(&["x-GZIP"]), Some(Some(Encoding::Gzip)));

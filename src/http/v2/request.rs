@@ -161,7 +161,8 @@ fn raw(body: &[u8], signature: &Signature) -> Result<Request, Error> {
             // The one length that is not fixed is what the body's size makes it: the row's, else the number of rows.
             let fixed = |dim: &Dim| if let Dim::Fixed(length) = dim { Some(*length) } else { None };
             let step = spec.shape.iter().filter_map(fixed).try_fold(size, |step, length| step.checked_mul(length));
-            let length = step.filter(|step| *step > 0 && body.len() % step == 0).map(|step| body.len() / step);
+            let length =
+                step.filter(|step| *step > 0 && body.len().is_multiple_of(*step)).map(|step| body.len() / step);
             let length = length.ok_or_else(|| {
                 format!("input {name:?}: {} bytes are no whole number of its {datatype} rows", body.len())
             })?;
