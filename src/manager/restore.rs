@@ -47,7 +47,7 @@ impl Manager {
         for slot in slots {
             failpoint::hit("restore.between");
             match self.restore_slot(&slot).await {
-                Some(Content::State(state)) => states.push(state),
+                Some(Content::State(state)) => states.push(*state),
                 Some(Content::Model(model)) => models.push(*model),
                 None => {}
             }
@@ -140,7 +140,7 @@ impl Manager {
         self.vouch(saved)?;
         let broken = || Refusal::new("malformed", "the journal's line makes no sense");
         match (&saved.slot, &saved.model) {
-            (Slot::State(key), _) => saved.served_state(key).map(Content::State).ok_or_else(broken),
+            (Slot::State(key), _) => saved.served_state(key).map(Box::new).map(Content::State).ok_or_else(broken),
             (Slot::Model(_), Some(model)) => {
                 let artifact = self.cache.get(model.digest, Some(model.size)).ok_or_else(|| missing(model))?;
                 let warm = self.pipeline.load(artifact, model.announced(), &mut Stages::new()).await?;
@@ -153,6 +153,6 @@ impl Manager {
 
 /// What a slot serves.
 enum Content {
-    State(ServedState),
+    State(Box<ServedState>),
     Model(Box<ServedModel>),
 }
