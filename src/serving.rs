@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_types, reason = "the one swap")]
 
 pub mod compute;
+pub mod layout;
 pub mod statistics;
 
 use std::collections::{HashMap, HashSet};
@@ -21,6 +22,7 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use crate::id::{Digest, Format, ModelName, Rank, Slot, StateKey};
+use layout::Layout;
 use statistics::Statistics;
 
 /// The immutable whole of what is served.
@@ -156,6 +158,8 @@ pub struct ServedModel {
     pub answer_tail: Bytes,
     /// Whether the signature [is plain](is_plain).
     pub plain: bool,
+    /// Where the names in a body belong.
+    pub layout: Layout,
     /// What it has answered since it was made ready.
     pub statistics: Statistics,
     /// Whether it is to be freed as soon as nobody holds it.
@@ -206,7 +210,7 @@ impl ServedModel {
             version: header(&rank.to_string()),
             digest: header(&format!("sha256:{digest}")),
         };
-        let plain = is_plain(model.signature());
+        let (plain, layout) = (is_plain(model.signature()), Layout::of(model.signature()));
         Self {
             facts,
             model,
@@ -215,6 +219,7 @@ impl ServedModel {
             headers,
             answer_tail,
             plain,
+            layout,
             statistics: Statistics::default(),
             retired: AtomicBool::new(false),
         }

@@ -24,6 +24,7 @@ mod manifest;
 mod memory;
 mod misbehaving;
 mod openapi;
+mod predict_forms;
 mod promises;
 mod readers;
 mod start;

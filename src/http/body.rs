@@ -1,19 +1,29 @@
 //! The body of a prediction: bytes to typed tensors in one pass, directed by the model's signature.
 //!
 //! ```text
-//!   {"instances": [ROW, …]}     ROW     a list by position, an object by feature name, a bare value for a shape of
-//!                                       [-1]; an object by input name where the model has several inputs
-//!   {"inputs": COLUMNS}         COLUMNS an object by input name, each with the row as its first axis; an object of
-//!                                       lists by feature name; the bare nested list of a single input
+//!   {"instances": [ROW, …]}      ROW     a list by position, an object by feature name, a bare value for a shape of
+//!                                        [-1] or [-1, 1]; an object by input name where the model has several inputs
+//!   {"inputs": COLUMNS}          COLUMNS an object by input name, each with the row as its first axis; an object of
+//!                                        lists by feature name; the bare nested list of a single input
+//!   {"dataframe_split": TABLE}   TABLE   {"columns": [NAME, …], "data": [[VALUE, …], …]}, with an "index" or without
+//!   {"dataframe_records": [ROW, …]}
+//!   TABLE, [ROW, …]              what pandas writes, and nothing around it
 //! ```
+//!
+//! and CSV, which [`csv`] reads. In a table, the columns are found [by their names](table).
 //!
 //! No value tree is built: each number goes from the text to its tensor. An error says where it is as a path into the
 //! body, counted from 0 as the client's own arrays are, and where it is in the text.
 
+pub(super) mod csv;
 mod element;
 mod input;
 mod names;
+mod nan;
 pub(super) mod plain;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -21,11 +31,13 @@ use hotserve_models::{Signature, Tensor};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
+use crate::serving::layout::Layout;
 pub(super) use element::each;
 use element::{count, quoted};
 use input::{Input, Value};
 pub(super) use names::list;
 use names::{Key, Names, Path};
+use table::{Header, Rows, Split, Table};
 
 /// The inputs of a model, checked against its signature.
 #[derive(Debug)]
@@ -39,52 +51,82 @@ pub(super) struct Inputs {
 /// Why a body is no input of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Error {
-    /// It is not JSON.
+    /// It is not JSON, or not CSV where it should be.
     Syntax(String),
-    /// It is JSON, and does not fit the model.
+    /// It can be read, and does not fit the model.
     Mismatch(String),
 }
 
-/// Reads a body for a model of this signature.
-pub(super) fn parse(body: &[u8], signature: &Signature) -> Result<Inputs, Error> {
+/// Reads a body for a model of this signature, which has this layout.
+pub(super) fn parse(body: &[u8], signature: &Signature, layout: &Layout) -> Result<Inputs, Error> {
     if body.is_empty() {
         return Err(Error::Syntax("the body is empty".to_owned()));
     }
-    // A number in a list takes some 8 bytes of text; a wrong guess costs a few reallocations.
-    let guess = if signature.inputs.len() == 1 { body.len() / 8 } else { 0 };
-    let sole = signature.inputs.len() == 1;
-    let mut parser = Parser {
-        inputs: signature.inputs.iter().map(|spec| Input::new(spec, sole, guess)).collect(),
-        names: None,
-        path: Path::default(),
-        rows: 0,
+    let read = |body: &[u8]| {
+        let mut parser = Parser::new(signature, layout, body.len());
+        parser.read(body)?;
+        if parser.data_first {
+            // Now that the columns are known, the rows can be read.
+            parser = Parser { table: parser.table, ..Parser::new(signature, layout, body.len()) };
+            parser.read(body)?;
+        }
+        parser.finish(signature).map_err(Error::Mismatch)
     };
-    let mut json = serde_json::Deserializer::from_slice(body);
-    json.deserialize_any(&mut parser).and_then(|()| json.end()).map_err(|error| match error.classify() {
-        Category::Data => Error::Mismatch(format!("{}{error}", parser.place())),
-        Category::Io | Category::Syntax | Category::Eof => Error::Syntax(error.to_string()),
-    })?;
-    parser.finish(signature).map_err(Error::Mismatch)
+    match read(body) {
+        Err(Error::Syntax(why)) => match nan::to_null(body) {
+            Some(text) => read(&text.body).map_err(|error| text.mend(error)),
+            None => Err(Error::Syntax(why)),
+        },
+        done => done,
+    }
 }
 
 struct Parser<'s> {
+    layout: &'s Layout,
     inputs: Vec<Input<'s>>,
-    /// The names of the inputs; made when an object by input name is first met.
-    names: Option<Names<'s>>,
+    /// The names of the inputs.
+    names: Names<'s>,
     path: Path,
+    /// The field that has the rows.
+    began: Option<&'static str>,
     rows: usize,
+    /// Where the columns belong, once they are known.
+    table: Option<Table>,
+    /// There were columns in this pass.
+    columns: bool,
+    /// Rows came before their columns, and were passed over.
+    data_first: bool,
 }
 
 impl<'s> Parser<'s> {
-    /// Where the error is, as a prefix of its message.
-    fn place(&self) -> String {
-        let Some(root) = self.path.root else { return String::new() };
-        let steps: String = self.path.steps.iter().rev().map(String::as_str).collect();
-        format!("{root}{steps}: ")
+    fn new(signature: &'s Signature, layout: &'s Layout, size: usize) -> Self {
+        // A number in a list takes some 8 bytes of text; a wrong guess costs a few reallocations.
+        let (guess, sole) = if signature.inputs.len() == 1 { (size / 8, true) } else { (0, false) };
+        let inputs = signature.inputs.iter().zip(&layout.features);
+        Self {
+            layout,
+            inputs: inputs.map(|(spec, features)| Input::new(spec, features, sole, guess)).collect(),
+            names: Names::new(&layout.inputs),
+            path: Path::default(),
+            began: None,
+            rows: 0,
+            table: None,
+            columns: false,
+            data_first: false,
+        }
+    }
+
+    fn read(&mut self, body: &[u8]) -> Result<(), Error> {
+        let mut json = serde_json::Deserializer::from_slice(body);
+        json.deserialize_any(&mut *self).and_then(|()| json.end()).map_err(|error| match error.classify() {
+            Category::Data => Error::Mismatch(format!("{}{error}", self.path)),
+            Category::Io | Category::Syntax | Category::Eof => Error::Syntax(error.to_string()),
+        })
     }
 
     fn finish(self, signature: &Signature) -> Result<Inputs, String> {
-        let root = self.path.root.unwrap_or_default();
+        let root = self.began.unwrap_or_default();
+        let place = Path { root: Some(root), ..Path::default() };
         let mut tensors = Vec::with_capacity(self.inputs.len());
         for input in self.inputs {
             if input.rows != self.rows {
@@ -95,68 +137,132 @@ impl<'s> Parser<'s> {
             if let Some(first) = shape.first_mut() {
                 *first = input.rows;
             }
-            tensors.push(Tensor::new(shape, input.data).map_err(|error| format!("{root}: {error}"))?);
+            tensors.push(Tensor::new(shape, input.data).map_err(|error| format!("{place}{error}"))?);
         }
-        let rows = signature.check_inputs(&tensors).map_err(|error| format!("{root}: {error}"))?;
+        let rows = signature.check_inputs(&tensors).map_err(|error| format!("{place}{error}"))?;
         if rows != self.rows {
-            return Err(format!("{root}: the model takes {}, not {}", count(rows, "row"), self.rows));
+            return Err(format!("{place}the model takes {}, not {}", count(rows, "row"), self.rows));
         }
         Ok(Inputs { tensors, rows })
     }
 
+    /// Begins with the rows; what fails from now on fails there.
     fn begin<E: serde::de::Error>(&mut self, root: &'static str) -> Result<(), E> {
-        if let Some(before) = self.path.root {
-            self.path.root = None;
-            return Err(E::custom(format_args!(
-                "{}: give the rows once, as \"instances\" or as \"inputs\"",
-                if before == root { "the field is there twice" } else { "both fields are there" }
-            )));
+        if let Some(before) = self.began {
+            let what = if before == root { "there is the same field twice" } else { "there are two fields of rows" };
+            return Err(E::custom(format_args!("{what}: give the rows once")));
         }
+        self.began = Some(root);
         self.path.root = Some(root);
         Ok(())
     }
 
-    fn split(&mut self) -> (&mut [Input<'s>], &mut Names<'s>, &mut Path) {
-        let names = self.inputs.iter().map(|input| input.spec.name.as_str());
-        let names = self.names.get_or_insert_with(|| Names::new(names));
-        (&mut self.inputs, names, &mut self.path)
+    /// One field of a table.
+    fn split_field<'de, A: MapAccess<'de>>(&mut self, field: Split, map: &mut A, bare: bool) -> Result<(), A::Error> {
+        match field {
+            Split::Columns => {
+                if std::mem::replace(&mut self.columns, true) {
+                    return Err(A::Error::custom("\"columns\" is there twice"));
+                }
+                if self.table.is_some() {
+                    return map.next_value::<IgnoredAny>().map(drop);
+                }
+                self.path.root = Some(if bare { "columns" } else { "dataframe_split.columns" });
+                let spec = match self.inputs.as_slice() {
+                    [input] => Some(input.spec),
+                    _ => None,
+                };
+                let header = Header::new(self.layout, spec);
+                self.table = Some(map.next_value_seed(table::Columns { header, path: &mut self.path })?);
+            }
+            Split::Data => {
+                self.begin(if bare { "data" } else { "dataframe_split.data" })?;
+                match &self.table {
+                    None => {
+                        self.data_first = true;
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                    Some(table) => {
+                        self.rows = map.next_value_seed(Rows::new(table, &mut self.inputs, &mut self.path))?;
+                    }
+                }
+            }
+            Split::Ignored => {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        self.path.root = None;
+        Ok(())
+    }
+
+    /// Both fields of a table are there.
+    fn end_split<E: serde::de::Error>(&self) -> Result<(), E> {
+        match (self.columns, self.began) {
+            (true, Some("data" | "dataframe_split.data")) => Ok(()),
+            (false, _) => Err(E::custom("there is no \"columns\" beside \"data\"")),
+            (true, _) => Err(E::custom("there is no \"data\" beside \"columns\"")),
+        }
     }
 }
+
+const EXPECTED: &str = "an object with \"instances\", \"inputs\", \"dataframe_split\" or \"dataframe_records\"";
 
 /// The whole body.
 impl<'de> Visitor<'de> for &mut Parser<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with \"instances\" or \"inputs\"")
+        f.write_str(EXPECTED)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
+        self.begin("")?;
+        Instances(self).visit_seq(seq)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut bare = false;
         while let Some(field) = map.next_key_seed(FieldName)? {
             match field {
-                Field::Instances => {
-                    self.begin("instances")?;
+                Field::Rows(name) => {
+                    self.begin(name)?;
                     map.next_value_seed(Instances(self))?;
                 }
                 Field::Inputs => {
                     self.begin("inputs")?;
                     map.next_value_seed(Batch(self))?;
                 }
+                Field::Split => map.next_value_seed(SplitObject(self))?,
+                Field::Bare(field) => {
+                    bare |= !matches!(field, Split::Ignored);
+                    self.split_field(field, &mut map, true)?;
+                }
+                Field::Params => {
+                    self.path.root = Some("params");
+                    map.next_value_seed(NoParams)?;
+                }
                 Field::Ignored => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
+            self.path.root = None;
         }
-        match self.path.root {
+        match self.began {
+            _ if bare => self.end_split(),
             Some(_) => Ok(()),
-            None => Err(A::Error::custom("there is neither \"instances\" nor \"inputs\"")),
+            None => Err(A::Error::custom(format_args!("there are no rows, expected {EXPECTED}"))),
         }
     }
 }
 
 enum Field {
-    Instances,
+    /// A list of rows, under this name.
+    Rows(&'static str),
     Inputs,
+    Split,
+    /// A field of a table that has nothing around it.
+    Bare(Split),
+    Params,
     Ignored,
 }
 
@@ -179,12 +285,77 @@ impl Visitor<'_> for FieldName {
 
     fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Field, E> {
         match name {
-            "instances" => Ok(Field::Instances),
+            "instances" => Ok(Field::Rows("instances")),
+            "dataframe_records" => Ok(Field::Rows("dataframe_records")),
             "inputs" => Ok(Field::Inputs),
+            "dataframe_split" => Ok(Field::Split),
+            "columns" => Ok(Field::Bare(Split::Columns)),
+            "data" => Ok(Field::Bare(Split::Data)),
+            "index" => Ok(Field::Bare(Split::Ignored)),
+            "params" => Ok(Field::Params),
             // What other servers' clients send along; nothing here depends on them.
             "signature_name" | "id" | "parameters" => Ok(Field::Ignored),
-            _ => Err(E::custom(format_args!("unknown field {}, expected \"instances\" or \"inputs\"", quoted(name)))),
+            _ => Err(E::custom(format_args!("unknown field {}, expected {EXPECTED}", quoted(name)))),
         }
+    }
+}
+
+/// MLflow's `"params"`. To predict without what was asked for would be to answer something else, so none is passed over.
+struct NoParams;
+
+impl<'de> DeserializeSeed<'de> for NoParams {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NoParams {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no parameters: the model takes none")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        match map.next_key::<String>()? {
+            None => Ok(()),
+            Some(name) => Err(A::Error::custom(format_args!("{}: the model takes no parameters", quoted(&name)))),
+        }
+    }
+}
+
+/// `"dataframe_split"`: a table.
+struct SplitObject<'p, 's>(&'p mut Parser<'s>);
+
+impl<'de> DeserializeSeed<'de> for SplitObject<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.0.path.root = Some("dataframe_split");
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for SplitObject<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with \"columns\" and \"data\"")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let parser = self.0;
+        while let Some(field) = map.next_key_seed(table::SplitName)? {
+            parser.split_field(field, &mut map, false)?;
+            parser.path.root = Some("dataframe_split");
+        }
+        parser.end_split()
     }
 }
 
@@ -248,7 +419,7 @@ impl<'de> Visitor<'de> for NamedRow<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let (inputs, names, path) = self.parser.split();
+        let Parser { inputs, names, path, .. } = self.parser;
         let mut place = 0;
         while let Some(index) = map.next_key_seed(Key { names, place, whole: None, what: "input" })? {
             let Some(input) = index.and_then(|index| inputs.get_mut(index)) else { continue };
@@ -256,8 +427,7 @@ impl<'de> Visitor<'de> for NamedRow<'_, '_> {
             if input.rows > self.row {
                 return Err(A::Error::custom(format_args!("input {name:?} is there twice")));
             }
-            map.next_value_seed(Value { input, path, axis: 1, outer: true })
-                .map_err(|error| path.name(Some(name), error))?;
+            map.next_value_seed(Value { input, path, axis: 1, outer: true }).map_err(|error| path.name(name, error))?;
             input.rows += 1;
             place += 1;
         }
@@ -298,7 +468,7 @@ impl<'de> Visitor<'de> for NamedBatch<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let (inputs, names, path) = self.0.split();
+        let Parser { inputs, names, path, .. } = self.0;
         let mut given = vec![false; inputs.len()];
         let mut place = 0;
         while let Some(index) = map.next_key_seed(Key { names, place, whole: None, what: "input" })? {
@@ -308,8 +478,7 @@ impl<'de> Visitor<'de> for NamedBatch<'_, '_> {
             if std::mem::replace(given, true) {
                 return Err(A::Error::custom(format_args!("input {name:?} is there twice")));
             }
-            map.next_value_seed(Value { input, path, axis: 0, outer: true })
-                .map_err(|error| path.name(Some(name), error))?;
+            map.next_value_seed(Value { input, path, axis: 0, outer: true }).map_err(|error| path.name(name, error))?;
             place += 1;
         }
         match given.iter().position(|given| !given) {
@@ -317,340 +486,6 @@ impl<'de> Visitor<'de> for NamedBatch<'_, '_> {
                 Err(A::Error::custom(format_args!("input {:?} is missing", names.get(index).unwrap_or_default())))
             }
             None => Ok(()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use hotserve_models::{Data, DataType, Dim, TensorSpec};
-    use proptest::prelude::*;
-
-    use super::element::expected;
-    use super::*;
-
-    fn spec(name: &str, datatype: DataType, shape: &[i64], features: &[&str]) -> TensorSpec {
-        let dim = |length: &i64| usize::try_from(*length).map_or(Dim::Any, Dim::Fixed);
-        TensorSpec {
-            name: name.to_owned(),
-            datatype,
-            shape: shape.iter().map(dim).collect(),
-            features: features.iter().map(|name| (*name).to_owned()).collect(),
-        }
-    }
-
-    fn signature(inputs: Vec<TensorSpec>) -> Signature {
-        Signature { inputs, outputs: Vec::new() }
-    }
-
-    fn abc(datatype: DataType) -> Signature {
-        signature(vec![spec("x", datatype, &[-1, 3], &["a", "b", "c"])])
-    }
-
-    fn two() -> Signature {
-        signature(vec![spec("x", DataType::Fp32, &[-1, 2], &["a", "b"]), spec("word", DataType::Bytes, &[-1], &[])])
-    }
-
-    /// The shapes and the data, as text: NaN equals itself there.
-    fn good(signature: &Signature, body: &str) -> String {
-        let inputs = parse(body.as_bytes(), signature).unwrap_or_else(|error| panic!("{body}: {error:?}"));
-        let tensors = inputs.tensors.iter().map(|tensor| format!("{:?} {:?}", tensor.shape(), tensor.data()));
-        format!("{} rows: {}", inputs.rows, tensors.collect::<Vec<_>>().join(", "))
-    }
-
-    fn bad(signature: &Signature, body: &str, expected: &str) {
-        match parse(body.as_bytes(), signature) {
-            Err(Error::Mismatch(message)) => {
-                assert!(message.starts_with(expected), "{body}:\n  {message}\nis not\n  {expected}");
-            }
-            other => panic!("{body}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn rows_and_columns_of_every_form_are_the_same_input() {
-        let expected = "2 rows: [2, 3] Fp32([1.0, 2.5, NaN, 4.0, 5.0, -6.0])";
-        for body in [
-            r#"{"instances":[[1,2.5,null],[4,5,-6]]}"#,
-            r#"{"instances":[{"a":1,"b":2.5,"c":null},{"a":4,"b":5,"c":-6}]}"#,
-            r#"{"instances":[{"c":null,"a":1,"b":2.5},{"b":5,"c":-6,"a":4}]}"#,
-            r#"{"instances":[{"\u0061":1,"b":2.5,"c":null},{"a":4,"b":5,"c":-6}]}"#,
-            r#"{"instances":[{"x":[1,2.5,null]},{"x":[4,5,-6]}]}"#,
-            r#"{"inputs":[[1,2.5,null],[4,5,-6]]}"#,
-            r#"{"inputs":{"x":[[1,2.5,null],[4,5,-6]]}}"#,
-            r#"{"inputs":{"a":[1,4],"b":[2.5,5],"c":[null,-6]}}"#,
-            r#"{"inputs":{"b":[2.5,5],"c":[null,-6],"a":[1,4]}}"#,
-            r#"{"inputs":{"x":{"c":[null,-6],"b":[2.5,5],"a":[1,4]}}}"#,
-            r#"{"id":"7","parameters":{"deep":[{}]},"signature_name":null,"instances":[[1,2.5,null],[4,5,-6]]}"#,
-        ] {
-            assert_eq!(good(&abc(DataType::Fp32), body), expected, "{body}");
-        }
-    }
-
-    #[test]
-    fn several_inputs_come_by_name() {
-        let expected = r#"2 rows: [2, 2] Fp32([1.0, 2.0, 3.0, 4.0]), [2] Bytes(["hi", "ho"])"#;
-        for body in [
-            r#"{"instances":[{"x":[1,2],"word":"hi"},{"word":"ho","x":[3,4]}]}"#,
-            r#"{"instances":[{"x":{"b":2,"a":1},"word":"hi"},{"word":"ho","x":{"a":3,"b":4}}]}"#,
-            r#"{"inputs":{"x":[[1,2],[3,4]],"word":["hi","ho"]}}"#,
-            r#"{"inputs":{"word":["hi","ho"],"x":{"b":[2,4],"a":[1,3]}}}"#,
-        ] {
-            assert_eq!(good(&two(), body), expected, "{body}");
-        }
-        bad(
-            &two(),
-            r#"{"instances":[[1,2]]}"#,
-            "instances[0]: invalid type: sequence, expected an object by input name",
-        );
-        bad(&two(), r#"{"instances":[{"x":[1,2]}]}"#, "instances[0]: input \"word\" is missing");
-        bad(&two(), r#"{"instances":[{"x":[1,2],"x":[1,2]}]}"#, "instances[0]: input \"x\" is there twice");
-        bad(&two(), r#"{"instances":[{"y":1}]}"#, r#"instances[0]: unknown input "y", the model takes "x", "word""#);
-        bad(&two(), r#"{"instances":[{"x":[1],"word":"a"}]}"#, r#"instances[0]["x"]: expected 2 values, got 1"#);
-        bad(&two(), r#"{"inputs":{"x":[[1,2]]}}"#, "inputs: input \"word\" is missing");
-        bad(&two(), r#"{"inputs":{"x":[],"x":[]}}"#, "inputs: input \"x\" is there twice");
-        bad(&two(), r#"{"inputs":{"x":[[1,2]],"word":[]}}"#, r#"inputs["word"]: has 0 rows, the others have 1 row"#);
-        bad(&two(), r#"{"inputs":[[1,2]]}"#, "inputs: invalid type: sequence, expected an object by input name");
-    }
-
-    #[test]
-    fn each_datatype_takes_its_values_and_no_others() {
-        let one = |datatype| signature(vec![spec("x", datatype, &[-1], &[])]);
-        let all = r#"{"instances":[true,false]}"#;
-        assert_eq!(good(&one(DataType::Bool), all), "2 rows: [2] Bool([true, false])");
-        let all = r#"{"instances":[-2147483648,0,2147483647]}"#;
-        assert_eq!(good(&one(DataType::Int32), all), "3 rows: [3] Int32([-2147483648, 0, 2147483647])");
-        let all = r#"{"instances":[-9223372036854775808,9223372036854775807]}"#;
-        assert_eq!(good(&one(DataType::Int64), all), "2 rows: [2] Int64([-9223372036854775808, 9223372036854775807])");
-        let all = r#"{"instances":[0.1,1,-1,18446744073709551616,null]}"#;
-        assert_eq!(good(&one(DataType::Fp64), all), "5 rows: [5] Fp64([0.1, 1.0, -1.0, 1.8446744073709552e19, NaN])");
-        let all = r#"{"inputs":["","ü\n"]}"#;
-        assert_eq!(good(&one(DataType::Bytes), all), "2 rows: [2] Bytes([\"\", \"ü\\n\"])");
-        let all = r#"{"instances":[{"x":1},{"x":null}]}"#;
-        assert_eq!(good(&one(DataType::Fp32), all), "2 rows: [2] Fp32([1.0, NaN])");
-
-        let refuses = |datatype, value: &str, got: &str| {
-            let body = format!("{{\"instances\":[{value}]}}");
-            bad(&one(datatype), &body, &format!("instances[0]: expected {}, got {got} at", expected(datatype)));
-            let body = format!("{{\"inputs\":[{value}]}}");
-            bad(&one(datatype), &body, &format!("inputs[0]: expected {}, got {got} at", expected(datatype)));
-        };
-        refuses(DataType::Bool, "1", "1");
-        refuses(DataType::Bool, "null", "null");
-        refuses(DataType::Int32, "2147483648", "2147483648");
-        refuses(DataType::Int32, "-2147483649", "-2147483649");
-        refuses(DataType::Int32, "1.0", "1.0");
-        refuses(DataType::Int32, "null", "null");
-        refuses(DataType::Int64, "9223372036854775808", "9223372036854775808");
-        refuses(DataType::Int64, "\"1\"", "the string \"1\"");
-        refuses(DataType::Fp32, "1e39", "1e39");
-        refuses(DataType::Fp32, "\"NaN\"", "the string \"NaN\"");
-        refuses(DataType::Fp64, "true", "true");
-        refuses(DataType::Fp64, "[1]", "a list");
-        refuses(DataType::Bytes, "1", "1");
-        let long = format!("\"{}\"", "ü".repeat(100));
-        refuses(DataType::Fp64, &long, &format!("the string \"{}\"…", "ü".repeat(40)));
-    }
-
-    #[test]
-    fn deeper_shapes_nest_and_open_axes_take_one_length() {
-        let deep = signature(vec![spec("x", DataType::Int64, &[-1, 2, -1], &[])]);
-        let expected = "1 rows: [1, 2, 3] Int64([1, 2, 3, 4, 5, 6])";
-        assert_eq!(good(&deep, r#"{"instances":[[[1,2,3],[4,5,6]]]}"#), expected);
-        assert_eq!(good(&deep, r#"{"inputs":{"x":[[[1,2,3],[4,5,6]]]}}"#), expected);
-        assert_eq!(good(&deep, r#"{"instances":[[[],[]]]}"#), "1 rows: [1, 2, 0] Int64([])");
-        bad(&deep, r#"{"instances":[[[1,2],[3]]]}"#, "instances[0][1]: expected 2 values, got 1");
-        bad(&deep, r#"{"instances":[[[1],[2]],[[1],[2,3]]]}"#, "instances[1][1]: expected 1 value, got 2");
-        bad(&deep, r#"{"instances":[[[1,2],[3,"x"]]]}"#, "instances[0][1][1]: expected an integer");
-        bad(&deep, r#"{"instances":[[1,2]]}"#, "instances[0][0]: expected a list of INT64 values, got 1");
-        bad(&deep, r#"{"instances":[{}]}"#, "instances[0]: input \"x\" is missing");
-        bad(&deep, r#"{"instances":[{"x":[[1],[2]],"y":1}]}"#, "instances[0]: the model takes no input besides \"x\"");
-        bad(&deep, r#"{"instances":[{"y":1}]}"#, r#"instances[0]: unknown input "y", the model takes "x""#);
-    }
-
-    #[test]
-    fn no_rows_are_an_input_too() {
-        for body in [r#"{"instances":[]}"#, r#"{"inputs":[]}"#, r#"{"inputs":{"a":[],"b":[],"c":[]}}"#] {
-            assert_eq!(good(&abc(DataType::Fp32), body), "0 rows: [0, 3] Fp32([])", "{body}");
-        }
-        assert_eq!(good(&two(), r#"{"instances":[]}"#), "0 rows: [0, 2] Fp32([]), [0] Bytes([])");
-    }
-
-    #[test]
-    fn an_error_names_the_row_and_the_feature() {
-        let abc = abc(DataType::Fp32);
-        for (body, expected) in [
-            (
-                r#"{"instances":[[1,2,3],[1,"x",3]]}"#,
-                r#"instances[1][1] ("b"): expected a number up to 3.4e38 or null (FP32), got the string "x" at line 1 column 28"#,
-            ),
-            (r#"{"instances":[[1,2,3],[1,2]]}"#, "instances[1]: expected 3 values, got 2 at line 1"),
-            (r#"{"instances":[[1,2,3,4]]}"#, "instances[0]: expected 3 values, got 4 at line 1"),
-            (
-                r#"{"instances":[7]}"#,
-                "instances[0]: expected a list of 3 FP32 values or an object by feature name, got 7",
-            ),
-            (
-                r#"{"instances":[[[1,2,3]]]}"#,
-                r#"instances[0][0] ("a"): expected a number up to 3.4e38 or null (FP32), got a list"#,
-            ),
-            (
-                r#"{"instances":[{"a":1,"b":2,"c":true}]}"#,
-                r#"instances[0]["c"]: expected a number up to 3.4e38 or null (FP32), got true"#,
-            ),
-            (
-                r#"{"instances":[{"a":1,"b":2,"c":{}}]}"#,
-                r#"instances[0]["c"]: expected a number up to 3.4e38 or null (FP32), got an object"#,
-            ),
-            (
-                r#"{"instances":[[1,2,3],{"a":1,"b":2,"c":3}]}"#,
-                "instances[1]: the rows are mixed: this one is by feature name, those before it are without names",
-            ),
-            (
-                r#"{"instances":[{"x":[1,2,3]},[1,2,3]]}"#,
-                "instances[1]: the rows are mixed: this one is without names, those before it are by input name",
-            ),
-            (r#"{"instances":[{"a":1,"b":2,"c":3},{"a":1,"c":3}]}"#, "instances[1]: feature \"b\" is missing"),
-            (r#"{"instances":[{}]}"#, "instances[0]: feature \"a\" is missing"),
-            (r#"{"instances":[{"a":1,"b":2,"b":3}]}"#, "instances[0]: feature \"b\" is there twice"),
-            (
-                r#"{"instances":[{"a":1,"b":2,"c":3,"d":4}]}"#,
-                r#"instances[0]: unknown feature "d", the model takes "a", "b", "c""#,
-            ),
-            (
-                r#"{"inputs":{"a":[1],"b":[2,3],"c":[4]}}"#,
-                "inputs: feature \"b\" has 2 values, those before it have 1 value",
-            ),
-            (r#"{"inputs":{"a":[1],"b":[2]}}"#, "inputs: feature \"c\" is missing"),
-            (r#"{"inputs":{"a":[1],"a":[2]}}"#, "inputs: feature \"a\" is there twice"),
-            (r#"{"inputs":{"a":[1,"x"]}}"#, r#"inputs["a"][1]: expected a number"#),
-            (
-                r#"{"inputs":{"a":1}}"#,
-                r#"inputs["a"]: invalid type: integer `1`, expected a list of FP32 values, one a row"#,
-            ),
-            (r#"{"inputs":7}"#, "inputs: expected a list of rows, got 7"),
-            (r#"{"instances":{"a":1}}"#, "instances: invalid type: map, expected a list of rows"),
-            (r#"{"instances":[],"inputs":[]}"#, "both fields are there: give the rows once"),
-            (r#"{"inputs":[],"inputs":[]}"#, "the field is there twice: give the rows once"),
-            (r#"{"rows":[]}"#, r#"unknown field "rows", expected "instances" or "inputs" at line 1"#),
-            ("{}", "there is neither \"instances\" nor \"inputs\""),
-            ("[1,2,3]", "invalid type: sequence, expected an object with \"instances\" or \"inputs\""),
-            ("null", "invalid type: null, expected an object"),
-        ] {
-            bad(&abc, body, expected);
-        }
-    }
-
-    #[test]
-    fn what_is_no_json_is_told_apart_from_what_does_not_fit() {
-        let abc = abc(DataType::Fp32);
-        // What is ignored may be as deep as it likes: it is skipped without recursion.
-        let deep = format!("{{\"id\":{}1{},\"instances\":[]}}", "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(good(&abc, &deep), "0 rows: [0, 3] Fp32([])");
-        for body in [
-            "",
-            " ",
-            "{",
-            "nope",
-            r#"{"instances":[[1,2,3]"#,
-            r#"{"instances":[[1,2,3]]} x"#,
-            r#"{"instances":[[1,,3]]}"#,
-            r#"{"instances":[[NaN,2,3]]}"#,
-            r#"{"instances":[[1e999,2,3]]}"#,
-            "{\"instances\":[[\"\u{1}\"",
-        ] {
-            assert!(matches!(parse(body.as_bytes(), &abc), Err(Error::Syntax(_))), "{body}");
-        }
-        assert!(matches!(parse(b"{\"instances\":[[\"\xff\"]]}", &abc), Err(Error::Syntax(_))));
-        let Err(Error::Syntax(message)) = parse(b"{\"instances\":\n[[1,2,3],]}", &abc) else {
-            panic!("no syntax error")
-        };
-        assert_eq!(message, "trailing comma at line 2 column 10");
-    }
-
-    #[test]
-    fn a_wide_row_in_any_order_is_found() {
-        let names: Vec<String> = (0..1000).map(|index| format!("f{index}")).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let wide = signature(vec![spec("x", DataType::Int32, &[-1, 1000], &names)]);
-        let row = |step: usize| {
-            let fields = (0..1000).map(|at| at * step % 1000).map(|index| format!("\"f{index}\":{index}"));
-            format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
-        };
-        let body = format!("{{\"instances\":[{},{},{}]}}", row(1), row(7), row(999));
-        let inputs = parse(body.as_bytes(), &wide).expect("the rows fit");
-        let expected: Vec<i32> = (0..3).flat_map(|_| 0..1000).collect();
-        assert_eq!(inputs.tensors[0].data(), &Data::Int32(expected));
-    }
-
-    /// Signatures that are odd or absurd: a faulty kind must not bring a worker down.
-    fn signatures() -> Vec<Signature> {
-        vec![
-            abc(DataType::Fp32),
-            abc(DataType::Bytes),
-            two(),
-            signature(vec![spec("x", DataType::Bool, &[-1], &[])]),
-            signature(vec![spec("x", DataType::Int64, &[-1, 2, -1], &["a"])]),
-            signature(vec![spec("x", DataType::Fp64, &[-1, -1], &["a", "a"])]),
-            signature(vec![spec("x", DataType::Fp64, &[-1, 0], &[])]),
-            signature(vec![spec("x", DataType::Fp64, &[], &[])]),
-            signature(vec![]),
-        ]
-    }
-
-    /// Bodies that are nearly right, so that the search gets behind the first brace.
-    fn nearly() -> impl Strategy<Value = String> {
-        let leaf = prop_oneof![
-            Just("1".to_owned()),
-            Just("-2.5".to_owned()),
-            Just("null".to_owned()),
-            Just("true".to_owned()),
-            Just("\"a\"".to_owned()),
-            Just("1e39".to_owned()),
-            Just("9223372036854775808".to_owned()),
-        ];
-        let value = leaf.prop_recursive(4, 64, 4, |inner| {
-            let key = prop_oneof![Just("a"), Just("b"), Just("c"), Just("x"), Just("word"), Just("y")];
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
-                prop::collection::vec((key, inner), 0..4).prop_map(|fields| {
-                    let fields = fields.iter().map(|(key, value)| format!("\"{key}\":{value}"));
-                    format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
-                }),
-            ]
-        });
-        (prop_oneof![Just("instances"), Just("inputs")], value)
-            .prop_map(|(root, value)| format!("{{\"{root}\":{value}}}"))
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
-
-        #[test]
-        fn no_bytes_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
-            for signature in signatures() {
-                let _ = parse(&body, &signature);
-            }
-        }
-
-        #[test]
-        fn what_is_read_fits_the_signature(body in nearly()) {
-            for signature in signatures() {
-                if let Ok(inputs) = parse(body.as_bytes(), &signature) {
-                    prop_assert!(signature.check_inputs(&inputs.tensors).is_ok());
-                    prop_assert!(inputs.tensors.iter().all(|tensor| tensor.rows() == inputs.rows));
-                }
-            }
-        }
-
-        #[test]
-        fn a_number_arrives_as_it_was_sent(rows in prop::collection::vec(prop::array::uniform3(any::<f32>()), 0..8)) {
-            let finite: Vec<[f32; 3]> = rows.into_iter().filter(|row| row.iter().all(|x| x.is_finite())).collect();
-            let lists = serde_json::to_string(&finite).expect("JSON");
-            let body = format!("{{\"instances\":{lists}}}");
-            let inputs = parse(body.as_bytes(), &abc(DataType::Fp32)).expect("the rows fit");
-            let sent = finite.concat();
-            prop_assert_eq!(inputs.tensors[0].as_f32(), Some(sent.as_slice()));
         }
     }
 }

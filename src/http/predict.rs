@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio::time::timeout_at;
 
-use super::body::{Error, Inputs, list, parse, plain};
+use super::body::{Error, Inputs, csv, list, parse, plain};
 use super::min_version::MinVersion;
 use super::problem::Problem;
 use super::{Http, answer, inference, state};
@@ -99,8 +99,8 @@ where
     let state_version = snapshot.state(StateKey::DEFAULT).map(|state| state.version.clone());
     drop(snapshot);
 
-    let size = body.len();
-    let done = inference::run(http, &model, deadline, size, move |model| parse_body(model, &body), write).await?;
+    let (size, csv) = (body.len(), csv::announced(headers));
+    let done = inference::run(http, &model, deadline, size, move |model| parse_body(model, &body, csv), write).await?;
 
     // Room for all of them, so that it is taken once.
     let mut headers = HeaderMap::with_capacity(12);
@@ -198,16 +198,23 @@ pub(super) fn choose<'s>(
     })
 }
 
-fn parse_body(model: &ServedModel, body: &[u8]) -> Result<Inputs, Problem> {
-    let signature = model.model.signature();
-    if model.plain
-        && let Some(inputs) = plain::parse(body, signature)
-    {
-        return Ok(inputs);
-    }
-    parse(body, signature).map_err(|error| match error {
+/// Whatever a body's content type says, it is JSON, unless that is CSV: curl calls everything a form.
+fn parse_body(model: &ServedModel, body: &[u8], csv: Option<csv::Names>) -> Result<Inputs, Problem> {
+    let (signature, layout) = (model.model.signature(), &model.layout);
+    let (read, code, kind) = match csv {
+        Some(names) => (csv::parse(body, names, signature, layout), "bad_csv", "CSV"),
+        None => {
+            if model.plain
+                && let Some(inputs) = plain::parse(body, signature, layout)
+            {
+                return Ok(inputs);
+            }
+            (parse(body, signature, layout), "bad_json", "JSON")
+        }
+    };
+    read.map_err(|error| match error {
         Error::Syntax(detail) => {
-            Problem::new(StatusCode::BAD_REQUEST, "bad_json", format!("the body is no JSON: {detail}"))
+            Problem::new(StatusCode::BAD_REQUEST, code, format!("the body is no {kind}: {detail}"))
         }
         Error::Mismatch(detail) => inference::bad_input(detail),
     })

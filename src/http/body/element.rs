@@ -6,6 +6,8 @@ use std::marker::PhantomData;
 use hotserve_models::{Data, DataType};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::plain;
+
 /// Runs the same code for the buffer of any datatype.
 macro_rules! each {
     ($data:expr, $values:ident => $body:expr) => {
@@ -115,6 +117,10 @@ pub(super) trait Element: Sized + Clone {
     fn from_null() -> Option<Self> {
         None
     }
+    /// A value of a text file.
+    fn from_field(text: &str) -> Option<Self> {
+        number(text.trim_matches([' ', '\t']))
+    }
 
     fn read<E: serde::de::Error>(value: Option<Self>, got: impl fmt::Display) -> Result<Self, E> {
         value.ok_or_else(|| E::custom(format_args!("expected {}, got {got}", expected(Self::DATATYPE))))
@@ -141,6 +147,11 @@ macro_rules! element {
 }
 
 element! { bool: Bool, EMPTY = false;
+    fn from_field(text: &str) -> Option<Self> {
+        // Python writes them large, others small.
+        let is = |word: &str| text.trim_matches([' ', '\t']).eq_ignore_ascii_case(word);
+        if is("true") { Some(true) } else { is("false").then_some(false) }
+    }
     fn from_bool(value: bool) -> Option<Self> {
         Some(value)
     }
@@ -199,6 +210,42 @@ element! { String: Bytes, EMPTY = String::new();
     fn from_text(value: &str) -> Option<Self> {
         Some(value.to_owned())
     }
+    fn from_field(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+}
+
+/// A value of a text file; the error is why it does not fit.
+pub(super) fn in_text<T: Element>(text: &str) -> Result<T, String> {
+    T::from_field(text).ok_or_else(|| {
+        let expected = match T::DATATYPE {
+            DataType::Fp32 => "a number up to 3.4e38 or nothing (FP32)",
+            DataType::Fp64 => "a number or nothing (FP64)",
+            other => expected(other),
+        };
+        let got = if text.is_empty() { "nothing".to_owned() } else { quoted(text) };
+        format!("expected {expected}, got {got}")
+    })
+}
+
+/// A number of a text file, to the element that the same number of a JSON text becomes.
+fn number<T: Element>(text: &str) -> Option<T> {
+    if let Some(value) = plain::number(text) {
+        return Some(value);
+    }
+    if text.is_empty() || text.eq_ignore_ascii_case("nan") || text == "NA" || text == "null" {
+        return T::from_null();
+    }
+    if let Ok(value) = text.parse() {
+        return T::from_u64(value);
+    }
+    if let Ok(value) = text.parse() {
+        return T::from_i64(value);
+    }
+    // Rust would read words too, such as "infinity".
+    let plain = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
+    let value = if plain { text.parse::<f64>().ok()? } else { return None };
+    if value.is_finite() { T::from_f64(value) } else { None }
 }
 
 pub(super) fn expected(datatype: DataType) -> &'static str {

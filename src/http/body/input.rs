@@ -8,6 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 
 use super::element::{Element, Scalar, append, count, each, expected, quoted};
 use super::names::{Key, Names, Path};
+use crate::serving::layout::Lookup;
 
 /// How a row came.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl fmt::Display for Form {
 pub(super) struct Input<'s> {
     pub(super) spec: &'s TensorSpec,
     /// The names of the columns, where each column has one.
-    features: Names<'s>,
+    pub(super) features: Names<'s>,
     /// The model has no other input.
     sole: bool,
     pub(super) data: Data,
@@ -49,20 +50,14 @@ pub(super) struct Input<'s> {
 }
 
 impl<'s> Input<'s> {
-    pub(super) fn new(spec: &'s TensorSpec, sole: bool, capacity: usize) -> Self {
-        let width = match spec.shape.as_slice() {
-            [_, Dim::Fixed(width)] => *width == spec.features.len(),
-            [_, Dim::Any] => true,
-            _ => false,
-        };
-        let features: &[String] = if width { &spec.features } else { &[] };
+    pub(super) fn new(spec: &'s TensorSpec, features: &'s Lookup, sole: bool, capacity: usize) -> Self {
         let fixed = |dim: &Dim| match dim {
             Dim::Fixed(length) => Some(*length),
             Dim::Any => None,
         };
         Self {
             spec,
-            features: Names::new(features.iter().map(String::as_str)),
+            features: Names::new(features),
             sole,
             data: Data::with_capacity(spec.datatype, capacity),
             rows: 0,
@@ -73,7 +68,7 @@ impl<'s> Input<'s> {
         }
     }
 
-    fn is_scalar(&self, axis: usize) -> bool {
+    pub(super) fn is_scalar(&self, axis: usize) -> bool {
         axis >= self.spec.shape.len()
     }
 
@@ -81,8 +76,19 @@ impl<'s> Input<'s> {
         axis + 1 >= self.spec.shape.len()
     }
 
+    /// Whether a bare value may stand at an axis: behind the last one, or for a list of one. That is a column of its own,
+    /// as pipelines that were trained on a DataFrame have them.
+    fn takes_scalar(&self, axis: usize) -> bool {
+        self.is_scalar(axis) || (axis > 0 && self.is_leaf(axis) && self.spec.shape.get(axis) == Some(&Dim::Fixed(1)))
+    }
+
+    /// Whether a row is one value.
+    pub(super) fn is_column(&self) -> bool {
+        self.takes_scalar(1)
+    }
+
     /// Notes the length of a list along an axis; all lists along it are of one length.
-    fn settle<E: serde::de::Error>(&mut self, axis: usize, length: usize) -> Result<(), E> {
+    pub(super) fn settle<E: serde::de::Error>(&mut self, axis: usize, length: usize) -> Result<(), E> {
         if axis == 0 {
             self.rows = length;
             return Ok(());
@@ -122,7 +128,7 @@ impl<'s> Input<'s> {
             (false, 0) => "rows".to_owned(),
             (false, _) => "lists".to_owned(),
         };
-        let or = if axis == 1 && !self.features.is_empty() { " or an object by feature name" } else { "" };
+        let or = if axis == 1 && self.features.are_named() { " or an object by feature name" } else { "" };
         let of = if length.is_empty() { format!(" of {of}") } else { format!("{length} {of}") };
         format!("a list{of}{or}")
     }
@@ -151,7 +157,7 @@ impl Value<'_, '_> {
 macro_rules! scalar {
     ($self:ident, $got:expr, $convert:expr) => {{
         $self.bare()?;
-        if !$self.input.is_scalar($self.axis) {
+        if !$self.input.takes_scalar($self.axis) {
             return Err($self.input.mismatch($self.axis, $got));
         }
         each!(&mut $self.input.data, values => values.push(Element::read($convert, $got)?));
@@ -225,11 +231,11 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Self { input, path, axis, outer } = self;
         let whole = (outer && input.sole && axis <= 1).then_some(input.spec.name.as_str());
-        let by_feature = axis <= 1 && !input.features.is_empty();
+        let by_feature = axis <= 1 && input.features.width() > 0;
         if whole.is_none() && !by_feature {
             return Err(input.mismatch(axis, "an object"));
         }
-        let what = if by_feature { "feature" } else { "input" };
+        let what = if input.features.are_named() { "feature" } else { "input" };
         let first = map.next_key_seed(Key { names: &mut input.features, place: 0, whole, what })?;
         match first {
             Some(None) => {
@@ -238,13 +244,15 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
                 }
                 let name = input.spec.name.as_str();
                 map.next_value_seed(Value { input, path, axis, outer: false })
-                    .map_err(|error| path.name(Some(name), error))?;
+                    .map_err(|error| path.name(name, error))?;
                 match map.next_key::<IgnoredAny>()? {
                     Some(_) => Err(A::Error::custom(format_args!("the model takes no input besides {name:?}"))),
                     None => Ok(()),
                 }
             }
-            None if !by_feature => Err(A::Error::custom(format_args!("input {:?} is missing", input.spec.name))),
+            None if !input.features.are_named() => {
+                Err(A::Error::custom(format_args!("input {:?} is missing", input.spec.name)))
+            }
             first if axis == 1 => {
                 if outer {
                     input.take_form(Form::Features)?;
@@ -263,21 +271,22 @@ fn feature_row<'de, A: MapAccess<'de>>(
     first: Option<usize>,
     mut map: A,
 ) -> Result<(), A::Error> {
-    let (width, base) = (input.features.len(), input.data.len());
+    let (width, base) = (input.features.width(), input.data.len());
     each!(&mut input.data, values => values.resize(base + width, Element::EMPTY));
     input.seen.resize(width, 0);
     input.objects += 1;
     let mut place = 0;
     let mut next = first;
     while let Some(column) = next {
-        let name = input.features.get(column);
         if let Some(seen) = input.seen.get_mut(column)
             && std::mem::replace(seen, input.objects) == input.objects
         {
-            return Err(A::Error::custom(format_args!("feature {:?} is there twice", name.unwrap_or_default())));
+            return Err(A::Error::custom(format_args!("feature {:?} is there twice", input.features.label(column))));
         }
         each!(&mut input.data, values => {
-            let value = map.next_value_seed(Scalar(PhantomData)).map_err(|error| path.name(name, error))?;
+            let value = map
+                .next_value_seed(Scalar(PhantomData))
+                .map_err(|error| path.name(&input.features.label(column), error))?;
             if let Some(target) = values.get_mut(base + column) {
                 *target = value;
             }
@@ -286,8 +295,8 @@ fn feature_row<'de, A: MapAccess<'de>>(
         next = map.next_key_seed(Key { names: &mut input.features, place, whole: None, what: "feature" })?.flatten();
     }
     if place < width {
-        let missing = input.seen.iter().position(|seen| *seen != input.objects).and_then(|at| input.features.get(at));
-        return Err(A::Error::custom(format_args!("feature {:?} is missing", missing.unwrap_or_default())));
+        let missing = input.seen.iter().position(|seen| *seen != input.objects).unwrap_or(0);
+        return Err(A::Error::custom(format_args!("feature {:?} is missing", input.features.label(missing))));
     }
     input.settle(1, width)
 }
@@ -299,30 +308,31 @@ fn feature_columns<'de, A: MapAccess<'de>>(
     first: Option<usize>,
     mut map: A,
 ) -> Result<(), A::Error> {
-    let width = input.features.len();
+    let width = input.features.width();
     let mut columns: Vec<Option<Data>> = (0..width).map(|_| None).collect();
     let mut rows = None;
     let mut place = 0;
     let mut next = first;
     while let Some(index) = next {
-        let name = input.features.get(index);
+        let name = input.features.label(index);
         let mut column = Data::with_capacity(input.spec.datatype, rows.unwrap_or(0));
-        let length = map.next_value_seed(Column { data: &mut column, path }).map_err(|error| path.name(name, error))?;
+        let length =
+            map.next_value_seed(Column { data: &mut column, path }).map_err(|error| path.name(&name, error))?;
         if *rows.get_or_insert(length) != length {
-            let (expected, name) = (count(rows.unwrap_or(0), "value"), name.unwrap_or_default());
+            let expected = count(rows.unwrap_or(0), "value");
             let message = format!("feature {name:?} has {}, those before it have {expected}", count(length, "value"));
             return Err(A::Error::custom(message));
         }
         if let Some(target) = columns.get_mut(index)
             && target.replace(column).is_some()
         {
-            return Err(A::Error::custom(format_args!("feature {:?} is there twice", name.unwrap_or_default())));
+            return Err(A::Error::custom(format_args!("feature {name:?} is there twice")));
         }
         place += 1;
         next = map.next_key_seed(Key { names: &mut input.features, place, whole: None, what: "feature" })?.flatten();
     }
     if let Some(missing) = columns.iter().position(Option::is_none) {
-        let name = input.features.get(missing).unwrap_or_default();
+        let name = input.features.label(missing);
         return Err(A::Error::custom(format_args!("feature {name:?} is missing")));
     }
     let rows = rows.unwrap_or(0);

@@ -1,60 +1,80 @@
 //! Names of features and inputs, and the place of an error.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use serde::de::{DeserializeSeed, Deserializer, Visitor};
 
 use super::element::quoted;
+use crate::serving::layout::Lookup;
 
-/// Names by position, and positions by name.
+/// Names by position, and positions by name, for one request.
 pub(super) struct Names<'s> {
-    names: Vec<&'s str>,
-    /// By name; made when the guess first fails.
-    sorted: Vec<(&'s str, usize)>,
-    /// Which name came at which place of the last object: clients write every row in the same order.
+    lookup: &'s Lookup,
+    /// Which name came at which place of the last object: clients write every row in the same order. Nothing, as long as
+    /// that is the model's.
     order: Vec<usize>,
 }
 
 impl<'s> Names<'s> {
-    pub(super) fn new(names: impl Iterator<Item = &'s str>) -> Self {
-        let names: Vec<_> = names.collect();
-        Self { order: (0..names.len()).collect(), names, sorted: Vec::new() }
+    pub(super) fn new(lookup: &'s Lookup) -> Self {
+        Self { lookup, order: Vec::new() }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.names.is_empty()
+    /// How many positions there are, named or not.
+    pub(super) fn width(&self) -> usize {
+        self.lookup.width()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.names.len()
+    pub(super) fn are_named(&self) -> bool {
+        !self.lookup.names().is_empty()
     }
 
     pub(super) fn get(&self, index: usize) -> Option<&'s str> {
-        self.names.get(index).copied()
+        self.lookup.get(index)
+    }
+
+    /// The name, or the number where there are no names.
+    pub(super) fn label(&self, index: usize) -> Cow<'s, str> {
+        label(self.lookup, index)
     }
 
     /// The position of a name that came at this place of an object.
     fn find(&mut self, place: usize, name: &str) -> Option<usize> {
-        if let Some(guess) = self.order.get(place).copied()
-            && self.get(guess) == Some(name)
-        {
+        let guess = self.order.get(place).copied().unwrap_or(place);
+        if self.get(guess) == Some(name) {
             return Some(guess);
         }
-        if self.sorted.is_empty() {
-            self.sorted = self.names.iter().enumerate().map(|(index, name)| (*name, index)).collect();
-            self.sorted.sort_unstable();
+        let found = self.lookup.find(name)?;
+        if self.order.is_empty() {
+            self.order.extend(0..self.width());
         }
-        let at = self.sorted.binary_search_by(|(candidate, _)| (*candidate).cmp(name)).ok()?;
-        let found = self.sorted.get(at).map(|(_, index)| *index)?;
         if let Some(guess) = self.order.get_mut(place) {
             *guess = found;
         }
         Some(found)
     }
+}
 
-    /// The names for a person, not all of very many.
-    fn list(&self) -> String {
-        list(&self.names)
+/// The name of a position, or its number where there are no names.
+pub(super) fn label(lookup: &Lookup, index: usize) -> Cow<'_, str> {
+    lookup.get(index).map_or_else(|| index.to_string().into(), Cow::from)
+}
+
+/// What there is instead of an unknown name, for a person: the one that it is nearly, and those there are.
+pub(super) fn instead(names: &[Box<str>], unknown: &str) -> String {
+    /// Wide models have many names, and only what a person may have typed is worth the search.
+    const SEARCHED: usize = 2000;
+    const LENGTH: usize = 64;
+    let near = names.iter().take(SEARCHED).filter(|name| name.len().max(unknown.len()) <= LENGTH).map(|name| {
+        let same = name.eq_ignore_ascii_case(unknown);
+        (if same { 0 } else { strsim::osa_distance(name, unknown) }, name)
+    });
+    let nearest = near.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= unknown.len() / 3);
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    match nearest {
+        Some((_, name)) => format!("did you mean {name:?}? The model takes {}", list(&names)),
+        None => format!("the model takes {}", list(&names)),
     }
 }
 
@@ -76,6 +96,17 @@ pub(super) struct Path {
     pub(super) steps: Vec<String>,
 }
 
+/// The place as a prefix of an error's message.
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(root) = self.root else { return Ok(()) };
+        f.write_str(root)?;
+        self.steps.iter().rev().try_for_each(|step| f.write_str(step))?;
+        let empty = root.is_empty() && self.steps.is_empty();
+        if empty { Ok(()) } else { f.write_str(": ") }
+    }
+}
+
 impl Path {
     pub(super) fn index<E>(&mut self, index: usize, error: E) -> E {
         self.steps.push(format!("[{index}]"));
@@ -91,8 +122,8 @@ impl Path {
         error
     }
 
-    pub(super) fn name<E>(&mut self, name: Option<&str>, error: E) -> E {
-        self.steps.push(format!("[{:?}]", name.unwrap_or_default()));
+    pub(super) fn name<E>(&mut self, name: &str, error: E) -> E {
+        self.steps.push(format!("[{name:?}]"));
         error
     }
 }
@@ -128,9 +159,9 @@ impl Visitor<'_> for Key<'_, '_> {
             return Ok(None);
         }
         let known = match self.whole {
-            Some(whole) if self.names.is_empty() => list(&[whole]),
-            _ => self.names.list(),
+            Some(whole) if !self.names.are_named() => format!("the model takes {whole:?}"),
+            _ => instead(self.names.lookup.names(), name),
         };
-        Err(E::custom(format_args!("unknown {} {}, the model takes {known}", self.what, quoted(name))))
+        Err(E::custom(format_args!("unknown {} {}, {known}", self.what, quoted(name))))
     }
 }

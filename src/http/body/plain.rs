@@ -1,5 +1,6 @@
-//! The short way for the most usual body: `{"instances":[ROW,…]}` for one input of floats, each row a list of numbers
-//! or an object with its names in the model's order.
+//! The short way for the most usual bodies: `{"instances":[ROW,…]}` for one input of floats, each row a list of numbers
+//! or an object by the model's names; `dataframe_records` and a list of rows as `inputs` are the same. And the table that
+//! MLflow's clients make of a DataFrame, if its columns have names.
 //!
 //! It answers what the general parser answers, or nothing: then that one reads the body from its beginning, and finds
 //! the error, or the form that is unusual.
@@ -8,13 +9,14 @@ use hotserve_models::{Data, DataType, Signature, Tensor};
 
 use super::Inputs;
 use super::element::Element;
+use crate::serving::layout::{Layout, Lookup};
 
 /// Reads a body for a model whose signature is [plain](crate::serving::is_plain).
-pub(in crate::http) fn parse(body: &[u8], signature: &Signature) -> Option<Inputs> {
-    let [spec] = signature.inputs.as_slice() else { return None };
+pub(in crate::http) fn parse(body: &[u8], signature: &Signature, layout: &Layout) -> Option<Inputs> {
+    let ([spec], [names]) = (signature.inputs.as_slice(), &*layout.features) else { return None };
     let (data, rows, width) = match spec.datatype {
-        DataType::Fp32 => rows(body, &spec.features).map(|(values, rows, width)| (Data::Fp32(values), rows, width))?,
-        DataType::Fp64 => rows(body, &spec.features).map(|(values, rows, width)| (Data::Fp64(values), rows, width))?,
+        DataType::Fp32 => rows(body, names).map(|(values, rows, width)| (Data::Fp32(values), rows, width))?,
+        DataType::Fp64 => rows(body, names).map(|(values, rows, width)| (Data::Fp64(values), rows, width))?,
         _ => return None,
     };
     let tensors = vec![Tensor::new(vec![rows, width], data).ok()?];
@@ -23,27 +25,39 @@ pub(in crate::http) fn parse(body: &[u8], signature: &Signature) -> Option<Input
 }
 
 /// The values of all rows, how many rows, and how long each.
-fn rows<T: Element>(body: &[u8], names: &[String]) -> Option<(Vec<T>, usize, usize)> {
+fn rows<T: Element>(body: &[u8], names: &Lookup) -> Option<(Vec<T>, usize, usize)> {
     let mut text = Text(body);
     text.token(b'{')?;
     text.space();
-    text.literal(b"\"instances\"")?;
+    let table = text.literal(b"\"dataframe_split\"").is_some();
+    if !table {
+        text.literal(b"\"instances\"")
+            .or_else(|| text.literal(b"\"inputs\""))
+            .or_else(|| text.literal(b"\"dataframe_records\""))?;
+    }
     text.token(b':')?;
-    text.token(b'[')?;
+    let mut order = Vec::new();
+    if table {
+        text.columns(names, &mut order)?;
+    } else {
+        text.token(b'[')?;
+    }
     text.space();
-    let named = text.peek() == Some(b'{');
+    let named = !table && text.peek() == Some(b'{');
     // A number takes some 8 bytes of text, as the general parser guesses.
     let mut values = Vec::with_capacity(body.len() / 8 + 1);
-    let (mut rows, mut width) = (0, 0);
+    let (mut rows, mut width) = (0, if table { names.width() } else { 0 });
     loop {
         let before = values.len();
         if named {
-            text.object(names, &mut values)?;
+            text.object(names, &mut order, &mut values)?;
+        } else if !order.is_empty() {
+            text.list_in_order(&order, &mut values)?;
         } else {
             text.list(&mut values)?;
         }
         let length = values.len() - before;
-        if rows == 0 {
+        if rows == 0 && !table {
             width = length;
         } else if length != width {
             return None;
@@ -54,15 +68,25 @@ fn rows<T: Element>(body: &[u8], names: &[String]) -> Option<(Vec<T>, usize, usi
         }
         text.space();
     }
+    if table {
+        text.token(b'}')?;
+    }
     text.token(b'}')?;
     text.space();
     text.0.is_empty().then_some((values, rows, width))
 }
 
+/// A number that is all of a text, to the element that the general parser makes of it; nothing where the text is
+/// unusual.
+pub(super) fn number<T: Element>(text: &str) -> Option<T> {
+    let mut text = Text(text.as_bytes());
+    text.number().filter(|_| text.0.is_empty())
+}
+
 /// What is left of the body.
 struct Text<'b>(&'b [u8]);
 
-impl Text<'_> {
+impl<'b> Text<'b> {
     fn peek(&self) -> Option<u8> {
         self.0.first().copied()
     }
@@ -103,33 +127,180 @@ impl Text<'_> {
         }
     }
 
-    fn object<T: Element>(&mut self, names: &[String], values: &mut Vec<T>) -> Option<()> {
-        self.literal(b"{")?;
-        let (last, others) = names.split_last()?;
-        for name in others {
-            self.field(name, values)?;
+    /// A table as far as its first row: the index, which is passed over, and the columns, whose order is kept if it is
+    /// not the model's.
+    fn columns(&mut self, names: &Lookup, order: &mut Vec<usize>) -> Option<()> {
+        self.token(b'{')?;
+        loop {
+            match self.any_name()? {
+                "index" => self.numbers()?,
+                "columns" if order.is_empty() => self.column_names(names, order)?,
+                "data" if !order.is_empty() => {
+                    if order.iter().enumerate().all(|(place, index)| place == *index) {
+                        order.clear();
+                    }
+                    return self.literal(b"[");
+                }
+                _ => return None,
+            }
             self.token(b',')?;
         }
-        self.field(last, values)?;
+    }
+
+    /// The names of all columns, as their positions.
+    fn column_names(&mut self, names: &Lookup, order: &mut Vec<usize>) -> Option<()> {
+        let mut seen = vec![false; names.names().len()];
+        self.literal(b"[")?;
+        loop {
+            let index = names.find(self.any_text()?)?;
+            if std::mem::replace(seen.get_mut(index)?, true) {
+                return None;
+            }
+            order.push(index);
+            if self.end(b']')? {
+                break;
+            }
+        }
+        (order.len() == seen.len()).then_some(())
+    }
+
+    /// A list of numbers that nobody asks for.
+    fn numbers(&mut self) -> Option<()> {
+        self.literal(b"[")?;
+        self.space();
+        if self.literal(b"]").is_some() {
+            return Some(());
+        }
+        loop {
+            self.space();
+            self.number::<f64>()?;
+            if self.end(b']')? {
+                return Some(());
+            }
+        }
+    }
+
+    /// A row whose values come in the order of a table's columns.
+    fn list_in_order<T: Element>(&mut self, order: &[usize], values: &mut Vec<T>) -> Option<()> {
+        self.literal(b"[")?;
+        let base = values.len();
+        values.resize(base + order.len(), T::EMPTY);
+        let row = values.get_mut(base..)?;
+        for (place, index) in order.iter().enumerate() {
+            if place > 0 {
+                self.token(b',')?;
+            }
+            self.space();
+            *row.get_mut(*index)? = self.value()?;
+        }
+        self.token(b']')
+    }
+
+    /// A row by names. The order of a row is that of the one before, or else it is found out.
+    fn object<T: Element>(&mut self, names: &Lookup, order: &mut Vec<usize>, values: &mut Vec<T>) -> Option<()> {
+        if names.names().is_empty() {
+            return None;
+        }
+        let (start, base) = (self.0, values.len());
+        let as_before =
+            if order.is_empty() { self.in_order(names, values) } else { self.in_this_order(names, order, values) };
+        if as_before.is_none() {
+            self.0 = start;
+            values.truncate(base);
+            self.in_any_order(names, order, values)?;
+        }
+        Some(())
+    }
+
+    /// A row whose names come as the model has them.
+    fn in_order<T: Element>(&mut self, names: &Lookup, values: &mut Vec<T>) -> Option<()> {
+        self.literal(b"{")?;
+        let (last, others) = names.names().split_last()?;
+        for name in others {
+            self.name(name)?;
+            values.push(self.value()?);
+            self.token(b',')?;
+        }
+        self.name(last)?;
+        values.push(self.value()?);
         self.token(b'}')
     }
 
-    fn field<T: Element>(&mut self, name: &str, values: &mut Vec<T>) -> Option<()> {
+    /// A row whose names come in an order that was found out before.
+    fn in_this_order<T: Element>(&mut self, names: &Lookup, order: &[usize], values: &mut Vec<T>) -> Option<()> {
+        self.literal(b"{")?;
+        let base = values.len();
+        values.resize(base + order.len(), T::EMPTY);
+        let row = values.get_mut(base..)?;
+        for (place, index) in order.iter().enumerate() {
+            if place > 0 {
+                self.token(b',')?;
+            }
+            self.name(names.get(*index)?)?;
+            *row.get_mut(*index)? = self.value()?;
+        }
+        self.token(b'}')
+    }
+
+    /// A row whose names come in any order, which is kept.
+    fn in_any_order<T: Element>(&mut self, names: &Lookup, order: &mut Vec<usize>, values: &mut Vec<T>) -> Option<()> {
+        self.literal(b"{")?;
+        let (base, width) = (values.len(), names.width());
+        values.resize(base + width, T::EMPTY);
+        let row = values.get_mut(base..)?;
+        let mut seen = vec![false; width];
+        order.clear();
+        loop {
+            let index = names.find(self.any_name()?)?;
+            if std::mem::replace(seen.get_mut(index)?, true) {
+                return None;
+            }
+            *row.get_mut(index)? = self.value()?;
+            order.push(index);
+            if self.end(b'}')? {
+                break;
+            }
+        }
+        (order.len() == width).then_some(())
+    }
+
+    /// This name, and the colon behind it.
+    fn name(&mut self, name: &str) -> Option<()> {
         self.token(b'"')?;
         self.literal(name.as_bytes())?;
         self.literal(b"\"")?;
         self.token(b':')?;
         self.space();
-        values.push(self.value()?);
         Some(())
     }
 
+    /// Whatever name comes, and the colon behind it.
+    fn any_name(&mut self) -> Option<&'b str> {
+        let name = self.any_text()?;
+        self.token(b':')?;
+        self.space();
+        Some(name)
+    }
+
+    /// Whatever text comes, if it stands there as it is.
+    fn any_text(&mut self) -> Option<&'b str> {
+        self.token(b'"')?;
+        let length = self.0.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..b' '))?;
+        let (name, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        self.literal(b"\"")?;
+        std::str::from_utf8(name).ok()
+    }
+
     fn value<T: Element>(&mut self) -> Option<T> {
-        if self.peek() == Some(b'n') {
-            self.literal(b"null")?;
-            return T::from_null();
-        }
-        self.number()
+        let missing: &[u8] = match self.peek()? {
+            b'n' => b"null",
+            // As Python writes it.
+            b'N' => b"NaN",
+            _ => return self.number(),
+        };
+        self.literal(missing)?;
+        T::from_null()
     }
 
     /// A number as JSON writes it, to the element that the general parser makes of it.
@@ -236,8 +407,9 @@ mod tests {
         let mut answered = false;
         for signature in signatures() {
             assert!(is_plain(&signature));
-            if let Some(short) = parse(body.as_bytes(), &signature) {
-                let general = super::super::parse(body.as_bytes(), &signature);
+            let layout = Layout::of(&signature);
+            if let Some(short) = parse(body.as_bytes(), &signature, &layout) {
+                let general = super::super::parse(body.as_bytes(), &signature, &layout);
                 let general = general.unwrap_or_else(|error| panic!("{body}: {error:?}"));
                 assert_eq!(bits(&short), bits(&general), "{body}");
                 answered = true;
@@ -253,6 +425,13 @@ mod tests {
             " {\t\"instances\" :\r\n[ [ 1 , 2 , 3 ] , [ -0 , -0.0 , 0 ] ] } \n",
             r#"{"instances":[{"a":1,"b":2.5,"c":null},{"a":4,"b":5,"c":-6}]}"#,
             r#"{"instances":[[1e3,1E-3,1.5e+300],[999999999999999999,-999999999999999999,9007199254740993.5]]}"#,
+            r#"{"instances":[{"b":1,"a":2.5,"c":null},{"b":4,"a":5,"c":-6},{"a":4,"b":5,"c":-6},{"c":4,"1":5,"0":-6}]}"#,
+            r#"{"instances":[{"a":1,"b":2.5,"c":null},{"b":4,"c":5,"a":NaN},{"b":4,"c":5,"a":6}]}"#,
+            r#"{"dataframe_records":[{"c":1,"b":2.5,"a":NaN}]}"#,
+            r#"{"inputs":[[1,2,NaN]]}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[[1,2,NaN],[4,5,6]]}}"#,
+            r#"{"dataframe_split": {"index": [0, 1], "columns": ["c", "a", "b"], "data": [[1, 2, NaN], [4, 5, 6]]}} "#,
+            r#"{ "dataframe_split" : { "columns" : [ "c" , "b" , "a" ] , "index" : [ ] , "data" : [ [ 1 , 2 , 3 ] ] } } "#,
             r#"{"instances":[[0.1,16777217,9007199791611905],[1e-400,-1e-400,0.00000000000000000000000000001]]}"#,
         ] {
             assert!(agrees(body), "{body}");
@@ -267,10 +446,29 @@ mod tests {
             r#"{"instances":[[]]}"#,
             r#"{"instances":[[1,2,3],[1,2]]}"#,
             r#"{"instances":[[1,2,3],{"a":1,"b":2,"c":3}]}"#,
-            r#"{"instances":[{"b":2,"a":1,"c":3}]}"#,
+            r#"{"instances":[{"b":2,"a":1,"b":3}]}"#,
+            r#"{"instances":[{"b":2,"a":1}]}"#,
+            r#"{"instances":[{"b":2,"a":1,"x":3}]}"#,
+            r#"{"instances":[{"b":2,"a":1,"\u0063":3}]}"#,
+            r#"{"instances":[{}]}"#,
             r#"{"instances":[{"a":1,"b":2,"c":3,"d":4}]}"#,
             r#"{"instances":[{"a":1,"b":2,}]}"#,
             r#"{"instances":[[1,2,3],]}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[[1,2]]}}"#,
+            r#"{"dataframe_split":{"columns":["c","b","a"],"data":[[1,2]]}}"#,
+            r#"{"dataframe_split":{"columns":["c","b","a"],"data":[[1,2,3,4]]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[{"a":1,"b":2,"c":3}]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b"],"data":[[1,2,3]]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","b"],"data":[[1,2,3]]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c","a"],"data":[[1,2,3]]}}"#,
+            r#"{"dataframe_split":{"data":[[1,2,3]],"columns":["a","b","c"]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"columns":["a","b","c"],"data":[[1,2,3]]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"index":["u"],"data":[[1,2,3]]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[[1,2,3]]},"id":1}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[[1,2,3]],"index":[0]}}"#,
+            r#"{"dataframe_split":{"columns":["a","b","c"],"data":[[1,2,3]]}"#,
+            r#"{"instances":[[1,2,3]]}}"#,
             r#"{"instances":[[1,2,3]]},"#,
             r#"{"instances":[[1,2,3]],"id":1}"#,
             r#"{"instances":[[01,2,3]]}"#,
@@ -281,12 +479,12 @@ mod tests {
             r#"{"instances":[[-,2,3]]}"#,
             r#"{"instances":[[1e999,2,3]]}"#,
             r#"{"instances":[["1",2,3]]}"#,
-            r#"{"instances":[[NaN,2,3]]}"#,
+            r#"{"instances":[[Nan,2,3]]}"#,
         ] {
             assert!(!agrees(body), "{body}");
         }
-        let body = r#"{"instances":[[1e39,2,3]]}"#;
-        assert!(parse(body.as_bytes(), &signature(DataType::Fp32, Dim::Any)).is_none());
+        let (body, signature) = (r#"{"instances":[[1e39,2,3]]}"#, signature(DataType::Fp32, Dim::Any));
+        assert!(parse(body.as_bytes(), &signature, &Layout::of(&signature)).is_none());
     }
 
     proptest! {
@@ -309,12 +507,15 @@ mod tests {
         #[test]
         fn nearly_right_bodies_are_never_read_otherwise(
             parts in prop::collection::vec(
-                prop::sample::select(vec!["[", "]", "{", "}", ",", ":", "\"a\"", "\"b\"", "\"c\"", "1", "-0", "2.5", "null", " ", "\\"]),
+                prop::sample::select(vec!["[", "]", "{", "}", ",", ":", "\"a\"", "\"b\"", "\"c\"", "1", "-0", "2.5", "null", "NaN", " ", "\\"]),
                 0..16,
             )
         ) {
             agrees(&format!("{{\"instances\":[{}", parts.concat()));
             agrees(&format!("{{\"instances\":[[1,2,3]{}", parts.concat()));
+            agrees(&format!("{{\"dataframe_split\":{{\"columns\":[\"b\",\"c\",\"a\"],\"data\":[[1,2{}", parts.concat()));
+            agrees(&format!("{{\"dataframe_split\":{{\"columns\":[{}", parts.concat()));
+            agrees(&format!("{{\"instances\":[{{\"b\":1,\"a\":2,\"c\":3}}{}", parts.concat()));
         }
     }
 }

@@ -29,26 +29,69 @@ impl Described {
                 object(inputs.iter().map(|input| (input.name(), any_of(input.columns())))),
             ),
         };
-        let request = json!({
-            "type": "object",
-            "properties": {
-                "instances": instances,
-                "inputs": columns,
-                "signature_name": IGNORED.clone(),
-                "id": IGNORED.clone(),
-                "parameters": IGNORED.clone(),
-            },
-            "oneOf": [{ "required": ["instances"] }, { "required": ["inputs"] }],
-            "additionalProperties": false,
-        });
+        let table = table(&inputs);
+        let mut forms = vec![
+            with_ignored(&[("instances", instances.clone())]),
+            with_ignored(&[("inputs", columns)]),
+            with_ignored(&[("dataframe_records", instances.clone())]),
+        ];
+        if let Some((columns, data)) = table {
+            let fields = [("columns", columns), ("data", data)];
+            forms.push(with_ignored(&[("dataframe_split", table_object(&fields))]));
+            forms.push(with_ignored(&fields));
+        }
+        forms.push(instances);
+        let request = json!({ "anyOf": forms });
         let row = Row::new(&inputs);
         let (examples, tensors) = (row.as_ref().map(Row::bodies).unwrap_or_default(), row.as_ref().map(Row::tensors));
         Self { request, examples, tensors, prediction: prediction(signature) }
     }
 }
 
-/// What other servers' clients send along: any value, and nothing depends on it.
-static IGNORED: Value = Value::Bool(true);
+/// An object with these fields, and what clients of other servers send along: nothing depends on it.
+fn with_ignored(fields: &[(&str, Value)]) -> Value {
+    let mut schema = object(fields.iter().map(|(name, schema)| (*name, schema.clone())));
+    for ignored in ["signature_name", "id", "parameters", "index"] {
+        schema["properties"][ignored] = Value::Bool(true);
+    }
+    // To predict without what was asked for would be to answer something else.
+    schema["properties"]["params"] = json!({ "type": ["object", "null"], "maxProperties": 0 });
+    schema
+}
+
+/// A table as pandas writes it.
+fn table_object(fields: &[(&str, Value)]) -> Value {
+    let mut schema = object(fields.iter().map(|(name, schema)| (*name, schema.clone())));
+    for ignored in ["index", "index_names", "column_names"] {
+        schema["properties"][ignored] = Value::Bool(true);
+    }
+    schema
+}
+
+/// The columns of a table, and its rows; nothing where the columns have no names, or very many.
+///
+/// Columns may come in any order; where they are of different datatypes, that of the model is shown.
+fn table(inputs: &[Input<'_>]) -> Option<(Value, Value)> {
+    match inputs {
+        [input] if input.features.is_empty() => None,
+        [input] => {
+            let width = input.features.len();
+            let columns = json!({
+                "type": "array", "items": { "enum": input.features },
+                "minItems": width, "maxItems": width, "uniqueItems": true,
+            });
+            Some((columns, list(input.bare())))
+        }
+        inputs => {
+            let names: Vec<&str> = inputs.iter().map(Input::name).collect();
+            let row = json!({
+                "type": "array", "prefixItems": inputs.iter().map(Input::bare).collect::<Vec<_>>(),
+                "minItems": names.len(), "maxItems": names.len(),
+            });
+            Some((json!({ "const": names }), list(row)))
+        }
+    }
+}
 
 /// One input, and the names of its columns where rows may come by them.
 struct Input<'s> {
@@ -85,6 +128,11 @@ impl<'s> Input<'s> {
         nested(self.spec.shape.get(1..).unwrap_or_default(), self.element())
     }
 
+    /// A row that is a list of one value may be that value.
+    fn sole_value(&self) -> Option<Value> {
+        matches!(self.spec.shape.as_slice(), [_, Dim::Fixed(1)]).then(|| self.element())
+    }
+
     /// A row by feature name.
     fn by_feature(&self) -> Option<Value> {
         if self.wide {
@@ -97,7 +145,7 @@ impl<'s> Input<'s> {
 
     /// The forms of a row.
     fn rows(&self) -> Vec<Value> {
-        [Some(self.bare()), self.by_feature()].into_iter().flatten().collect()
+        [Some(self.bare()), self.sole_value(), self.by_feature()].into_iter().flatten().collect()
     }
 
     /// The forms of all rows together, the first axis outside.
@@ -208,6 +256,8 @@ impl<'i, 's> Row<'i, 's> {
                     let named = by_name(&names, values, Value::clone);
                     add("by_name", "Rows by feature name", json!({ "instances": [named] }));
                     add("columns", "Columns by feature name", json!({ "inputs": by_name(&names, values, column) }));
+                    let table = json!({ "columns": names, "data": [row] });
+                    add("table", "A table, as pandas and MLflow write it", json!({ "dataframe_split": table }));
                 }
             }
             (inputs, values) => {

@@ -106,19 +106,20 @@ fn predict(
     named: Option<Option<&str>>,
 ) -> Value {
     let request = json!({
-        "type": "object",
-        "properties": {
-            "instances": { "description": "The rows, each as a list, an object by name, or a bare value", "type": "array" },
-            "inputs": { "description": "All rows, with the row as the first axis", "type": ["array", "object"] },
-            "signature_name": true, "id": true, "parameters": true,
-        },
-        "oneOf": [{ "required": ["instances"] }, { "required": ["inputs"] }],
-        "additionalProperties": false,
+        "anyOf": [
+            { "type": "object", "properties": {
+                "instances": { "description": "The rows, each as a list, an object by name, or a bare value", "type": "array" },
+                "inputs": { "description": "All rows, with the row as the first axis", "type": ["array", "object"] },
+                "dataframe_records": { "description": "The rows, as pandas writes them", "type": "array" },
+                "dataframe_split": { "description": "A table: columns and data", "type": "object" },
+            } },
+            { "description": "The rows", "type": "array" },
+        ],
     });
     let answer = answer(generator, json!({ "type": "array" }), &json!({ "type": "string" }));
     let bad: &[&str] = match named {
-        None => &["bad_json", "body_broken", "bad_min_version", "model_required"],
-        Some(_) => &["bad_json", "body_broken", "bad_min_version", "bad_path"],
+        None => &["bad_json", "bad_csv", "body_broken", "bad_min_version", "model_required"],
+        Some(_) => &["bad_json", "bad_csv", "body_broken", "bad_min_version", "bad_path"],
     };
     let (id, summary) = match named {
         None => ("predict", "Predict with the default model, or the only one"),
@@ -128,7 +129,7 @@ fn predict(
     operation.parameters.extend(min_version());
     operation.body = Some(json!({
         "required": true,
-        "content": { "application/json": body(request, examples) },
+        "content": bodies(request, examples),
     }));
     if let Some(example) = named {
         let mut parameter = in_path("model", "Which model", json!({ "type": "string", "pattern": NAME }));
@@ -146,16 +147,25 @@ pub(super) fn own_predict(generator: &mut SchemaGenerator, served: &ServedModel,
     let name = facts.name.as_str();
     let predictions = json!({ "type": "array", "items": described.prediction });
     let answer = answer(generator, predictions, &json!({ "const": name }));
-    let answers = predicted(&answer, &["bad_json", "body_broken", "bad_min_version"]);
+    let answers = predicted(&answer, &["bad_json", "bad_csv", "body_broken", "bad_min_version"]);
     let mut operation = Operation::new(&format!("predict.{name}"), "models", &format!("Predict with {name}"), answers);
     let label = facts.label.as_deref().map(|label| format!(" ({label})")).unwrap_or_default();
     operation.description = format!("Version {}{label} is served, of format {}.", facts.rank, facts.format);
     operation.parameters.extend(min_version());
     operation.body = Some(json!({
         "required": true,
-        "content": { "application/json": body(described.request.clone(), Some(&described.examples)) },
+        "content": bodies(described.request.clone(), Some(&described.examples)),
     }));
     operation.into()
+}
+
+/// As JSON, or as CSV.
+fn bodies(schema: Value, examples: Option<&Map<String, Value>>) -> Value {
+    let text = "A line of names, then a line a row; with header=absent no names";
+    json!({
+        "application/json": body(schema, examples),
+        "text/csv": { "schema": { "description": text, "type": "string" } },
+    })
 }
 
 fn body(schema: Value, examples: Option<&Map<String, Value>>) -> Value {

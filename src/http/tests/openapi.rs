@@ -199,8 +199,8 @@ async fn each_models_examples_fit_its_schema_and_are_answered_as_the_document_sa
             tried += 1;
         }
     }
-    let forms = [3, 3, 1, 1, 1, 1, 3, 2].iter().map(|forms| forms + 1).sum::<usize>();
-    assert_eq!(tried, 2 * 3 + 2 + forms, "each form of each model, the protocol's too, and of the general paths");
+    let forms = [4, 4, 1, 1, 1, 1, 4, 2].iter().map(|forms| forms + 1).sum::<usize>();
+    assert_eq!(tried, 2 * 4 + 2 + forms, "each form of each model, the protocol's too, and of the general paths");
 }
 
 #[tokio::test]
@@ -236,6 +236,9 @@ async fn a_body_fits_a_models_schema_just_if_the_model_takes_it() {
         r#"{"age":{"age":1},"on":true,"pair":{"a":1,"b":null}}"#,
         r#"{"age":[[1]],"on":[true],"pair":[[1,2]]}"#,
         r#"{"age":{"age":[1]},"on":[true],"pair":{"a":[1],"b":[2]}}"#,
+        r#"{"age":1,"on":true,"pair":[1,2]}"#,
+        "[1,true,[1,2]]",
+        "[[1],false,[1,null]]",
         r#"{"age":[1],"on":true}"#,
         r#"{"age":[1],"on":1,"pair":[1,2]}"#,
     ];
@@ -250,6 +253,14 @@ async fn a_body_fits_a_models_schema_just_if_the_model_takes_it() {
                 format!(r#"{{"inputs":{value},"parameters":{{}}}}"#),
                 format!(r#"{{"inputs":{value},"other":1}}"#),
                 format!(r#"{{"rows":{value}}}"#),
+                format!(r#"[{value}]"#),
+                format!(r#"{{"dataframe_records":[{value}],"params":{{}}}}"#),
+                format!(r#"{{"dataframe_records":[{value}],"params":{{"a":1}}}}"#),
+                format!(r#"{{"dataframe_split":{{"columns":["b","a"],"data":[{value}],"index":[0]}}}}"#),
+                format!(r#"{{"columns":["a","b","b"],"data":[{value}]}}"#),
+                format!(r#"{{"columns":["a","b"],"data":[{value}]}}"#),
+                format!(r#"{{"dataframe_split":{{"columns":["age","on","pair"],"data":[{value}]}}}}"#),
+                format!(r#"{{"columns":["a","b"]}}"#),
                 format!(r#"{{"inputs":{value},"instances":[{value}]}}"#),
                 value.to_owned(),
             ] {

@@ -37,6 +37,12 @@ pub(super) fn is_valid(document: &Value, schema: &Value, value: &Value) -> bool 
         }),
         "items" => value.as_array().is_none_or(|items| items.iter().all(|item| valid(argument, item))),
         "maxProperties" => value.as_object().is_none_or(|fields| fields.len() as u64 <= number(argument)),
+        "prefixItems" => value
+            .as_array()
+            .is_none_or(|items| list(argument).iter().zip(items).all(|(schema, item)| valid(schema, item))),
+        "uniqueItems" => value.as_array().is_none_or(|items| {
+            items.iter().enumerate().all(|(at, item)| items.iter().skip(at + 1).all(|other| other != item))
+        }),
         "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= number(argument)),
         "maxItems" => value.as_array().is_none_or(|items| items.len() as u64 <= number(argument)),
         "minimum" => value.as_f64().is_none_or(|value| Some(value) >= argument.as_f64()),
