@@ -12,6 +12,9 @@ def filter_case(context, case):
     headers = case.headers or {}
     # A header that nobody knows is no mistake: proxies and tracers add them. And who waits for no version does not wait.
     unknown = any(name.lower().startswith("x-schemathesis-unknown") for name in headers)
+    # No text that is made up is a table: tests/predict_forms.rs has some.
+    if case.media_type == "text/csv":
+        return False
     return not unknown and not ("x-min-version-wait" in headers and "x-min-version" not in headers)
 
 

@@ -2,6 +2,7 @@
 //!
 //! What is answered is described by its own types (`schemars`), what may be asked by the table in [`paths`], which a test
 //! holds against the router, and what a model takes and gives by its signature.
+#![expect(clippy::needless_pass_by_value, reason = "a schema is put together from parts that are made for it")]
 
 mod model;
 mod parts;
@@ -97,16 +98,19 @@ pub(super) fn describe(snapshot: &Snapshot, facts: &Facts) -> Value {
 
     let mut generator = generator();
     let mut examples = HashMap::new();
-    let mut own = Map::new();
+    let (mut own, mut of_models) = (Map::new(), Map::new());
     let mut features = FEATURES;
     for served in &models {
-        let described = model::Described::new(served.model.signature(), &mut features);
         let name = served.facts.name.as_str();
+        let rows = format!("{name}.rows");
+        let reference = format!("#/components/schemas/{rows}");
+        let described = model::Described::new(served.model.signature(), &reference, &mut features);
         own.insert(
             format!("/predict/{name}"),
             json!({ "post": paths::own_predict(&mut generator, served, &described) }),
         );
         own.insert(format!("/v2/models/{name}/infer"), json!({ "post": v2::own_infer(served, &described) }));
+        of_models.insert(rows, described.rows);
         examples.insert(name, (described.examples, described.tensors));
     }
     let meant = match (&facts.default_model, models.as_slice()) {
@@ -132,6 +136,7 @@ pub(super) fn describe(snapshot: &Snapshot, facts: &Facts) -> Value {
     let mut schemas = generator.take_definitions(true);
     schemas.extend(parts::schemas());
     schemas.extend(v2::schemas());
+    schemas.extend(of_models);
     let more = match left_out {
         0 => String::new(),
         more => format!(" {more} more models are served than are described here."),

@@ -8,6 +8,8 @@ const EXAMPLE: usize = 256;
 
 /// A model's bodies.
 pub(super) struct Described {
+    /// The forms of a list of rows, which several fields may have: a schema of its own.
+    pub(super) rows: Value,
     /// What it takes.
     pub(super) request: Value,
     /// Bodies that it takes, by the name of their form.
@@ -19,8 +21,9 @@ pub(super) struct Described {
 }
 
 impl Described {
-    /// Of a model with this signature. Takes from `features` how many names it writes.
-    pub(super) fn new(signature: &Signature, features: &mut usize) -> Self {
+    /// Of a model with this signature, where `rows` refers to the schema of its rows. Takes from `features` how many names it writes.
+    pub(super) fn new(signature: &Signature, rows: &str, features: &mut usize) -> Self {
+        let reference = json!({ "$ref": rows });
         let inputs: Vec<Input<'_>> = signature.inputs.iter().map(|spec| Input::new(spec, features)).collect();
         let (instances, columns) = match inputs.as_slice() {
             [input] => (input.instances(), input.batch()),
@@ -31,20 +34,20 @@ impl Described {
         };
         let table = table(&inputs);
         let mut forms = vec![
-            with_ignored(&[("instances", instances.clone())]),
+            with_ignored(&[("instances", reference.clone())]),
             with_ignored(&[("inputs", columns)]),
-            with_ignored(&[("dataframe_records", instances.clone())]),
+            with_ignored(&[("dataframe_records", reference.clone())]),
         ];
         if let Some((columns, data)) = table {
             let fields = [("columns", columns), ("data", data)];
             forms.push(with_ignored(&[("dataframe_split", table_object(&fields))]));
             forms.push(with_ignored(&fields));
         }
-        forms.push(instances);
+        forms.push(reference);
         let request = json!({ "anyOf": forms });
         let row = Row::new(&inputs);
         let (examples, tensors) = (row.as_ref().map(Row::bodies).unwrap_or_default(), row.as_ref().map(Row::tensors));
-        Self { request, examples, tensors, prediction: prediction(signature) }
+        Self { rows: instances, request, examples, tensors, prediction: prediction(signature) }
     }
 }
 
@@ -73,19 +76,32 @@ fn table_object(fields: &[(&str, Value)]) -> Value {
 /// Columns may come in any order; where they are of different datatypes, that of the model is shown.
 fn table(inputs: &[Input<'_>]) -> Option<(Value, Value)> {
     match inputs {
-        [input] if input.features.is_empty() => None,
+        [input] if input.wide => None,
         [input] => {
-            let width = input.features.len();
-            let columns = json!({
-                "type": "array", "items": { "enum": input.features },
-                "minItems": width, "maxItems": width, "uniqueItems": true,
-            });
-            Some((columns, list(input.bare())))
+            let rank = input.spec.shape.len();
+            let mut columns = match input.features {
+                // Whatever they are called, they are taken in their order, or by their numbers.
+                [] if rank <= 2 => json!({ "type": "array", "items": { "type": ["string", "integer"] } }),
+                [] => json!({ "type": "array", "items": { "const": input.name() } }),
+                names => json!({ "type": "array", "items": { "enum": names }, "uniqueItems": true }),
+            };
+            let width = match input.spec.shape.as_slice() {
+                [_, Dim::Any] if input.features.is_empty() => None,
+                [_, Dim::Any] => Some(input.features.len()),
+                [_, Dim::Fixed(width)] => Some(*width),
+                _ => Some(1),
+            };
+            if let Some(width) = width {
+                columns["minItems"] = width.into();
+                columns["maxItems"] = width.into();
+            }
+            let row = if rank == 2 { input.bare() } else { nested(&[Dim::Fixed(1)], input.bare()) };
+            Some((columns, list(row)))
         }
         inputs => {
             let names: Vec<&str> = inputs.iter().map(Input::name).collect();
             let row = json!({
-                "type": "array", "prefixItems": inputs.iter().map(Input::bare).collect::<Vec<_>>(),
+                "type": "array", "prefixItems": inputs.iter().map(Input::value).collect::<Vec<_>>(),
                 "minItems": names.len(), "maxItems": names.len(),
             });
             Some((json!({ "const": names }), list(row)))
@@ -131,6 +147,11 @@ impl<'s> Input<'s> {
     /// A row that is a list of one value may be that value.
     fn sole_value(&self) -> Option<Value> {
         matches!(self.spec.shape.as_slice(), [_, Dim::Fixed(1)]).then(|| self.element())
+    }
+
+    /// A row as one value of a table.
+    fn value(&self) -> Value {
+        any_of([Some(self.bare()), self.sole_value()].into_iter().flatten().collect())
     }
 
     /// A row by feature name.
