@@ -2,6 +2,7 @@
 //!
 //! What is answered is described by its own types (`schemars`), what may be asked by the table in [`paths`], which a test
 //! holds against the router, and what a model takes and gives by its signature.
+#![expect(clippy::needless_pass_by_value, reason = "a schema is put together from parts that are made for it")]
 
 mod model;
 mod parts;
