@@ -8,6 +8,7 @@ mod admin;
 mod answer;
 mod body;
 mod catalog;
+mod docs;
 mod events;
 mod health;
 mod front;
@@ -15,6 +16,7 @@ mod inference;
 pub mod listener;
 mod min_version;
 mod observe;
+mod openapi;
 mod predict;
 mod problem;
 mod state;
@@ -59,6 +61,10 @@ pub struct Http {
     pub admin: Option<Admin>,
     /// Places for requests that wait for a version.
     waiters: Semaphore,
+    /// Places for requests that wait for another state.
+    pollers: Semaphore,
+    /// The document of the interface, as it was last made.
+    document: openapi::Kept,
     /// Places for those who listen to events.
     listeners: Arc<Semaphore>,
 }
@@ -75,7 +81,8 @@ impl Http {
     ) -> Self {
         let admin = config.admin.as_ref().map(|admin| Admin { token: admin.token.clone(), handle: commands });
         let (waiters, listeners) = (Semaphore::new(min_version::WAITERS), Arc::new(Semaphore::new(events::CLIENTS)));
-        Self { serving, status, metrics, compute, config, admin, waiters, listeners }
+        let (pollers, document) = (Semaphore::new(state::POLLERS), openapi::Kept::default());
+        Self { serving, status, metrics, compute, config, admin, waiters, pollers, document, listeners }
     }
 
     /// Where commands are taken, if that is not where everything is.
@@ -104,6 +111,9 @@ pub fn routes<S: Clone + Send + Sync + 'static>(http: Arc<Http>) -> Router<S> {
         .merge(on("/models", get(catalog::models)))
         .merge(on("/history", get(catalog::history)))
         .merge(on("/events", get(events::events)))
+        .merge(on("/openapi.json", get(openapi::document)))
+        .merge(on("/docs", get(docs::page)))
+        .merge(on("/docs/{file}", get(docs::file)))
         .merge(on("/livez", get(health::live)))
         .merge(on("/healthz", get(health::live)))
         .merge(on("/readyz", get(health::ready)))

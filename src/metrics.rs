@@ -142,6 +142,9 @@ pub const ROUTES: &[&str] = &[
     "/metrics",
     "unmatched",
     "/events",
+    "/openapi.json",
+    "/docs",
+    "/docs/{file}",
     "/admin/control",
     // Of the Open Inference Protocol. The first two stand for all that is only read, the third for every version.
     "/v2",

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -53,9 +54,10 @@ pub enum Readiness {
 }
 
 /// The stream as its reader sees it.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct Stream {
     /// When it last answered.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub last_contact: Option<Timestamp>,
     /// What is wrong now, if something is.
     pub trouble: Option<Trouble>,
@@ -66,15 +68,17 @@ pub struct Stream {
 }
 
 /// A shard as its reader sees it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Shard {
     /// `poll` or `fan-out`.
     pub via: &'static str,
     /// When it last answered.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub last_contact: Timestamp,
     /// How far the reader was behind the tip then, in milliseconds.
     pub behind_ms: u64,
     /// When the last record that was read had arrived; none if none has been.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub last_record: Option<Timestamp>,
 }
 
@@ -100,9 +104,10 @@ pub struct ShardReport {
 }
 
 /// The manifest as its reader sees it.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct Manifest {
     /// When it was last read, or found to be unchanged.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub last_contact: Option<Timestamp>,
     /// How many messages it holds.
     pub entries: usize,
@@ -111,7 +116,7 @@ pub struct Manifest {
 }
 
 /// From what a server became ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Bootstrapped {
     /// From the manifest, and the stream behind it: every slot, however old.
@@ -155,7 +160,7 @@ pub enum Absence {
 }
 
 /// What keeps the reader from the stream, or from the manifest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Trouble {
     /// The kind of fault.
     pub code: &'static str,

@@ -25,6 +25,7 @@ mod linearizability;
 mod manifest;
 mod memory;
 mod misbehaving;
+mod openapi;
 mod predict_forms;
 mod promises;
 mod readers;

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use hotserve_models::TensorSpec;
 use http::{StatusCode, header};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -17,47 +18,73 @@ use super::Http;
 use super::problem::Problem;
 use crate::id::{Digest, Rank, Slot};
 use crate::serving::{ServedModel, ServedState};
-use crate::status::{By, Held, KEPT, timestamp};
+use crate::status::{By, Entry, Held, KEPT, timestamp};
 
-#[derive(Serialize)]
-struct Catalog<'a> {
+/// What is served.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Catalog<'a> {
+    /// Counts the swaps since the start of the process.
     generation: u64,
     models: Vec<ModelRow<'a>>,
     states: Vec<StateRow<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Model")]
 struct ModelRow<'a> {
     name: &'a str,
     version: Number,
     label: Option<&'a str>,
     format: &'a str,
     engine: &'a str,
+    #[schemars(with = "String")]
     digest: Digest,
     size_bytes: u64,
     memory_bytes: usize,
     row_cost_us: f64,
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     published_at: Option<Timestamp>,
+    #[schemars(with = "String", extend("format" = "date-time"))]
     applied_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     held: Option<Pinned>,
+    #[schemars(with = "Vec<Spec>")]
     inputs: &'a [TensorSpec],
+    #[schemars(with = "Vec<Spec>")]
     outputs: &'a [TensorSpec],
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "State")]
 struct StateRow<'a> {
     key: &'a str,
     version: Number,
     etag: Option<&'a str>,
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     published_at: Option<Timestamp>,
+    #[schemars(with = "String", extend("format" = "date-time"))]
     applied_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     held: Option<Pinned>,
 }
 
+/// A [`TensorSpec`], whose crate knows nothing of schemas. A test holds one against the other.
+#[derive(JsonSchema)]
+#[schemars(rename = "Tensor")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Spec {
+    name: String,
+    #[schemars(extend("enum" = ["BOOL", "INT32", "INT64", "FP32", "FP64", "BYTES"]))]
+    datatype: String,
+    /// -1 is any length; the first axis is the row.
+    shape: Vec<i64>,
+    /// Names of the columns, if they have any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    features: Vec<String>,
+}
+
 /// To what a slot is pinned, and who says so.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Pinned {
     by: By,
     version: Number,
@@ -70,8 +97,9 @@ impl From<&Held> for Pinned {
 }
 
 /// A version: a number, or the text of a sequence number, which is no JSON number.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "Version")]
 pub(super) enum Number {
     Version(u64),
     Sequence(String),
@@ -134,8 +162,10 @@ pub(super) struct HistoryQuery {
     limit: Option<usize>,
 }
 
-#[derive(Serialize)]
-struct History<'a> {
+/// What became of the last messages.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct History<'a> {
+    #[schemars(with = "Vec<Entry>")]
     entries: Vec<&'a RawValue>,
 }
 

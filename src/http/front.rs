@@ -87,7 +87,8 @@ where
             Box::pin(async move {
                 let key = head.uri.path().strip_prefix("/state/");
                 let route = if key.is_none() { &routes.state } else { &routes.state_by_key };
-                let answer = state::get(&routes.http, key.unwrap_or(StateKey::DEFAULT), &head.headers);
+                let key_or_default = key.unwrap_or(StateKey::DEFAULT);
+                let answer = state::get(&routes.http, key_or_default, head.uri.query(), &head.headers);
                 Ok(route.answer(start, id, answer).await)
             })
         } else {

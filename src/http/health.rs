@@ -7,6 +7,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Http;
@@ -14,14 +15,16 @@ use crate::id::{Rank, Version};
 use crate::metrics::{Scraped, unix_seconds};
 use crate::status::{Bootstrapped, Manifest, Readiness, Stream};
 
-#[derive(Serialize)]
-struct Live {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Live {
     live: bool,
 }
 
-#[derive(Serialize)]
-struct Ready {
+/// Whether requests should be sent here; with `?verbose` also how the stream and the manifest are.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Ready {
     ready: bool,
+    /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

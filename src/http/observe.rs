@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +15,7 @@ use metrics::{Counter, Gauge, Histogram};
 use tower::{Layer, Service};
 
 use super::problem::{Dialect, Problem};
+use super::state::Waited;
 use crate::metrics::{Metrics, STATUSES};
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -119,7 +120,8 @@ impl Route {
         }
         response.headers_mut().insert(REQUEST_ID, id);
         self.counter(response.status()).increment(1);
-        self.duration.record(start.elapsed());
+        let waited = response.extensions_mut().remove::<Waited>().map_or(Duration::ZERO, |Waited(waited)| waited);
+        self.duration.record(start.elapsed().saturating_sub(waited));
         response
     }
 

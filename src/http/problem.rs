@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::catalog::Number;
@@ -23,15 +24,21 @@ pub(super) struct Problem {
     pub(super) served: Option<Number>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// A failure, as RFC 9457 has it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct Body<'a> {
     r#type: &'static str,
     title: &'static str,
     status: u16,
+    /// What went wrong with this request, and what to do, for a person.
     detail: &'a str,
+    /// What programs tell failures apart by; stable.
     code: &'static str,
+    /// The version that is served, where that is what is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     served: Option<&'a Number>,
+    /// The `x-request-id` of the answer.
     request_id: &'a str,
 }
 

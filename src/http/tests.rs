@@ -1,8 +1,11 @@
 //! The interface as a client meets it, over a snapshot made by hand.
 
 mod admin;
+mod docs;
 mod events;
+mod long_poll;
 mod min_version;
+mod openapi;
 mod v2;
 
 use std::time::Duration;
@@ -611,7 +614,7 @@ async fn every_route_of_the_metrics_table_is_a_route() {
     // Else /events would not end.
     server.http.status.set_draining();
     for route in ROUTES.iter().filter(|route| **route != "unmatched") {
-        let path = route.replace("{key}", "default").replace("{model}", "iris");
+        let path = route.replace("{key}", "default").replace("{model}", "iris").replace("{file}", "LICENSE");
         assert_ne!(server.get(&path).await.status, 404, "{route}");
         let answered: f64 = ["200", "405", "503"]
             .iter()

@@ -1,5 +1,6 @@
 //! The way to tell the manager something, for who is not the stream: an operator at `/admin`.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,7 +22,7 @@ pub(super) struct Command {
 }
 
 /// What became of a command. It survives a restart (with a cache folder).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Done {
     /// Which slot, as `model fraud`.
     pub slot: String,
@@ -36,7 +37,7 @@ pub struct Done {
 }
 
 /// How far a command has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Progress {
     /// What is served is what was asked for.

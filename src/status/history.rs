@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -16,11 +17,12 @@ use crate::id::{KeyId, Slot};
 pub const KEPT: usize = 500;
 
 /// Something was swapped in, or refused, or a slot was told what to serve.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Entry {
     /// Counts up from 1; with a cache folder it goes on counting after a restart.
     pub id: u64,
     /// When.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Timestamp,
     /// What happened, in lower-case letters and underscores: `applied`, `rejected`, `pinned`, ….
     pub outcome: &'static str,
@@ -51,11 +53,12 @@ pub struct Entry {
     pub publish_to_serving_seconds: Option<f64>,
     /// Whose signatures were good.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
     pub signers: Vec<KeyId>,
 }
 
 /// Who told a slot what to serve. The first wins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
     /// A setting of this instance.

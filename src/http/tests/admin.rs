@@ -17,7 +17,7 @@ fn on(listen: Option<SocketAddr>) -> Server {
     })
 }
 
-async fn post(
+pub(super) async fn post(
     router: &(impl tower::Service<Request<Body>, Response = Response, Error = std::convert::Infallible> + Clone),
     authorization: Option<&str>,
     body: &str,
