@@ -408,6 +408,11 @@ impl Manager {
             (Errand::Bring(update), Ok((artifact, warm))) => self.commit(&update, Some((artifact, warm)), stages),
             (Errand::Bring(update), Err(refusal)) => self.refuse(&update, &refusal, stages),
             (Errand::GoBack(saved), Ok((_, warm))) => self.commit_model_again(*saved, warm, stages),
+            // There may be room later; the version is as good as it was.
+            (Errand::GoBack(saved), Err(refusal)) if refusal.reason == "memory" => {
+                tracing::warn!(%slot, version = %saved.rank, "what was kept is not loaded for want of memory: {refusal}");
+                self.waiting.insert(slot);
+            }
             (Errand::GoBack(saved), Err(refusal)) => self.lose(&saved, &refusal),
         }
     }

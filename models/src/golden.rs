@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Data, Dim, InferError, Model, Tensor, TensorSpec};
+use crate::{Data, Dim, InferError, Model, Signature, Tensor, TensorSpec};
 
 /// Cases that a model must answer as its publisher says, or it is not served.
 ///
@@ -99,6 +99,18 @@ impl Golden {
 }
 
 impl Case {
+    /// Its inputs, in the order and datatypes of the signature. What does not fit is said for a person.
+    pub fn inputs(&self, signature: &Signature) -> Result<Vec<Tensor>, String> {
+        check_names("input", &self.inputs, &signature.inputs)?;
+        let inputs = signature.inputs.iter().map(|spec| {
+            let value = self.inputs.get(&spec.name).ok_or_else(|| format!("it lacks input {:?}", spec.name))?;
+            tensor(spec, value).map_err(|detail| format!("input {:?}: {detail}", spec.name))
+        });
+        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+        signature.check_inputs(&inputs).map_err(|error| error.to_string())?;
+        Ok(inputs)
+    }
+
     fn check(&self, case: usize, model: &dyn Model, finite: bool) -> Result<(), GoldenError> {
         let unusable = |detail: String| GoldenError::Unusable { case, detail };
         if !(self.tolerance.is_finite() && self.tolerance >= 0.0) {
@@ -108,14 +120,8 @@ impl Case {
             return Err(unusable("it expects no outputs".to_owned()));
         }
         let signature = model.signature();
-        check_names("input", &self.inputs, &signature.inputs).map_err(unusable)?;
         check_names("output", &self.outputs, &signature.outputs).map_err(unusable)?;
-        let inputs = signature.inputs.iter().map(|spec| {
-            let value = self.inputs.get(&spec.name).ok_or_else(|| format!("it lacks input {:?}", spec.name))?;
-            tensor(spec, value).map_err(|detail| format!("input {:?}: {detail}", spec.name))
-        });
-        let inputs = inputs.collect::<Result<Vec<_>, _>>().map_err(unusable)?;
-        signature.check_inputs(&inputs).map_err(|error| unusable(error.to_string()))?;
+        let inputs = self.inputs(signature).map_err(unusable)?;
         let answers = model.infer(&inputs).map_err(|source| GoldenError::Infer { case, source })?;
         for (spec, got) in signature.outputs.iter().zip(&answers) {
             let Some(value) = self.outputs.get(&spec.name) else {

@@ -186,10 +186,15 @@ impl Manager {
         let Some(model) = saved.model.clone() else { return self.lose_rank(&slot, &saved.rank) };
         let (pipeline, artifact) = (self.pipeline.clone(), self.cache.get(model.digest, Some(model.size)));
         let announced = model.announced(&slot);
+        let empty = self.books.get(&slot).is_none_or(|book| book.served().is_none());
+        let name = if let Slot::Model(name) = &slot { Some(name.clone()) } else { None }.filter(|_| empty);
         self.send(slot, Errand::GoBack(Box::new(saved)), async move {
             let mut stages = Stages::new();
             let Some(artifact) = artifact else { return (Err(missing(&model)), stages) };
-            let warm = pipeline.load(artifact.clone(), announced, &mut stages).await;
+            let warm = match name {
+                Some(name) => pipeline.load_into_room(&name, artifact.clone(), announced, &mut stages).await,
+                None => pipeline.load(artifact.clone(), announced, &mut stages).await,
+            };
             (warm.map(|warm| (artifact, warm)), stages)
         });
     }

@@ -148,7 +148,9 @@ impl Manager {
             }
         }
         match verdict {
-            Verdict::Admit | Verdict::Correction => self.check_jump(slot, book.served(), mark).map(|()| Judged::Taken),
+            Verdict::Admit | Verdict::Correction => {
+                self.check_jump(slot, book.newest_ever(), mark).map(|()| Judged::Taken)
+            }
             Verdict::Duplicate => Ok(Judged::Duplicate),
             Verdict::Stale => Ok(Judged::Stale),
             Verdict::Barred(why) => Self::barred(slot, &mark.rank, why, record).map_or(Ok(Judged::Stale), Err),
@@ -174,7 +176,8 @@ impl Manager {
         if jump <= most {
             return Ok(());
         }
-        let detail = format!("{slot} {version} is {jump} above {served}, which is served (--max-version-jump {most})");
+        let detail =
+            format!("{slot} {version} is {jump} above {served}, which is or was served (--max-version-jump {most})");
         Err(("version_jump", detail))
     }
 }

@@ -184,6 +184,18 @@ impl Pipeline {
         self.load_proved(Proved::by_service(artifact, announced), lease, stages).await
     }
 
+    /// The same for a slot that serves nothing: others may have taken the room that it had.
+    pub async fn load_into_room(
+        &self,
+        name: &ModelName,
+        artifact: Artifact,
+        announced: Announced,
+        stages: &mut Stages,
+    ) -> Result<Warm, Refusal> {
+        let lease = self.shop.room(name, self.shop.estimate(&artifact, &announced)).await?;
+        self.load_proved(Proved::by_service(artifact, announced), lease, stages).await
+    }
+
     async fn load_proved(&self, proved: Proved, lease: Lease, stages: &mut Stages) -> Result<Warm, Refusal> {
         let (answer, outcome) = oneshot::channel();
         let gone = || Refusal::new("panic", "the loader thread is gone");

@@ -307,6 +307,11 @@ impl<T: Clone> Book<T> {
         self.kept.truncate(KEPT);
     }
 
+    /// The newest that is served, kept, or was served before the slot was emptied.
+    pub fn newest_ever(&self) -> Option<&Mark> {
+        newest(self.served.iter().chain(&self.kept).chain(&self.floor))
+    }
+
     /// A kept content cannot be served any more.
     pub fn lose(&mut self, rank: &Rank) {
         self.kept.retain(|mark| mark.rank != *rank);

@@ -178,52 +178,60 @@ impl Loaded {
     /// Warm-up and golden cases: the model answers, in the shape it promises, and what it must.
     pub fn warm_up(self, announced: &Announced, allow_non_finite: bool) -> Result<Warm, Refusal> {
         let model = self.model;
-        let inputs = row_of(0, model.signature());
+        let golden = announced.golden.as_ref().filter(|golden| !golden.cases.is_empty());
+        let inputs = warm_up_inputs(&*model, golden)?;
+        let wanted = model.signature().check_inputs(&inputs).unwrap_or(1).max(1);
         let begun = Instant::now();
-        let mut blank = Vec::new();
+        let mut answer = Vec::new();
         let mut times = Vec::new();
         for _ in 0..RUNS {
             let run = Instant::now();
-            let outputs = match guarded(|| model.infer(&inputs))? {
-                Ok(outputs) => outputs,
-                // It takes categories that it knows and no others: what it says of a row of nothing is no fault.
-                Err(InferError::BadInput(_)) => {
-                    times.push(run.elapsed());
-                    break;
-                }
-                Err(error) => return Err(Refusal::new("warm_up", format!("a blank row fails: {error}"))),
-            };
-            times.push(run.elapsed());
+            let outputs = guarded(|| model.infer(&inputs))?
+                .map_err(|error| Refusal::new("warm_up", format!("a blank row fails: {error}")))?;
+            times.push(run.elapsed() / u32::try_from(wanted).unwrap_or(u32::MAX));
             let rows = model
                 .signature()
                 .check_outputs(&outputs)
-                .map_err(|error| Refusal::new("warm_up", format!("a blank row is answered wrongly: {error}")))?;
-            if rows != 1 {
-                return Err(Refusal::new("warm_up", format!("one row is answered with {rows}")));
+                .map_err(|error| Refusal::new("warm_up", format!("a row is answered wrongly: {error}")))?;
+            if rows != wanted {
+                return Err(Refusal::new("warm_up", format!("{wanted} rows are answered with {rows}")));
             }
-            blank = outputs;
+            answer = outputs;
             if begun.elapsed() > WARM_UP_TIME {
                 break;
             }
         }
-        match announced.golden.as_ref().filter(|golden| !golden.cases.is_empty()) {
+        match golden {
             Some(golden) => {
-                let run = Instant::now();
                 let check = || if allow_non_finite { golden.check(&*model) } else { golden.check_finite(&*model) };
                 guarded(check)?.map_err(|error| {
                     let reason = if matches!(error, GoldenError::NonFinite { .. }) { "non_finite" } else { "golden" };
                     Refusal::new(reason, error.to_string())
                 })?;
-                if blank.is_empty() {
-                    times = vec![run.elapsed() / u32::try_from(golden.cases.len()).unwrap_or(u32::MAX)];
-                }
             }
-            None if !allow_non_finite => check_finite(&*model, &blank)?,
+            None if !allow_non_finite => check_finite(&*model, &answer)?,
             None => {}
         }
         times.sort_unstable();
         let at = |hundredths: usize| times.get((times.len() - 1) * hundredths / 100).copied().unwrap_or_default();
         Ok(Warm { row_cost: at(0), row_p50: at(50), row_p99: at(99), model })
+    }
+}
+
+/// A blank row; or, for a model that takes only what it knows, the first of its golden cases.
+fn warm_up_inputs(model: &dyn Model, golden: Option<&Golden>) -> Result<Vec<Tensor>, Refusal> {
+    let blank = row_of(0, model.signature());
+    match (guarded(|| model.infer(&blank))?, golden.and_then(|golden| golden.cases.first())) {
+        (Err(InferError::BadInput(_)), Some(case)) => {
+            let unusable = |detail| Refusal::new("golden", format!("golden case 0: {detail}"));
+            case.inputs(model.signature()).map_err(unusable)
+        }
+        (Err(InferError::BadInput(why)), None) => {
+            let detail = format!("a blank row is no input of it ({why}): add golden cases, so that it can be tried");
+            Err(Refusal::new("warm_up", detail))
+        }
+        // What fails otherwise fails again.
+        _ => Ok(blank),
     }
 }
 
@@ -407,7 +415,7 @@ mod tests {
         // Below 2 there is nothing that it knows.
         let strict = |x: f32| if x < 2.0 { BAD } else { [x, 3.0] };
         let golden = |y: &str| format!(r#"{{"cases": [{{"inputs": {{"x": [[2]]}}, "outputs": {{"y": {y}}}}}]}}"#);
-        assert_eq!(warm(strict, None, false), Ok(()));
+        assert_eq!(warm(strict, None, false), Err("warm_up"), "nothing says what it takes");
         assert_eq!(warm(strict, Some(&golden("[[2, 3]]")), false), Ok(()));
         assert_eq!(warm(strict, Some(&golden("[[2, 4]]")), false), Err("golden"));
     }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::{NamedTempFile, TempDir};
 
@@ -31,6 +31,11 @@ pub struct Cache {
     _temporary: Option<TempDir>,
 }
 
+/// A process that is being started has all files of its parent open until it runs its own program, the lock of one that
+/// has just ended among them.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_LOOK: Duration = Duration::from_millis(10);
+
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -52,10 +57,14 @@ impl Cache {
             std::fs::create_dir_all(root.join(folder))?;
         }
         let lock = File::create(root.join("lock"))?;
-        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse),
-            Err(error) => return Err(OpenError::Io(error.into())),
+        let begun = Instant::now();
+        loop {
+            match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_LOOK),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse),
+                Err(error) => return Err(OpenError::Io(error.into())),
+            }
         }
         // What a crash left behind is of no use to anybody.
         for entry in std::fs::read_dir(root.join("incoming"))?.flatten() {
