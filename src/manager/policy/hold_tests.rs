@@ -309,3 +309,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_slot_that_was_emptied_still_knows_the_newest_that_it_served() {
+    let newest = |book: &Book<u64>| book.newest_ever().map(|mark| mark.rank.to_string());
+    let mut book = served_to_12();
+    assert_eq!(newest(&book).as_deref(), Some("12"));
+    book.unload();
+    assert!(book.served().is_none());
+    assert_eq!(newest(&book).as_deref(), Some("12"));
+    let mut book = Book::<u64>::default();
+    assert_eq!(newest(&book), None);
+    book.serve(mark(version(5), "5"));
+    book.withdraw();
+    assert_eq!(newest(&book).as_deref(), Some("5"));
+}
