@@ -116,9 +116,14 @@ mod wire {
         [int(1, 8), text(2, "test"), bytes(7, &graph.concat()), opset("", 15), opset("ai.onnx.ml", 3)].concat()
     }
 
+    /// From `x` of so many columns to `y`.
+    pub fn graph_of(parts: &[Vec<u8>], width: i64) -> Vec<u8> {
+        model(&[parts.concat(), info(11, "x", &[-1, width]), info(12, "y", &[-1, width])])
+    }
+
     /// From `x` of two columns to `y`.
     pub fn graph(nodes: &[Vec<u8>]) -> Vec<u8> {
-        model(&[nodes.concat(), info(11, "x", &[-1, 2]), info(12, "y", &[-1, 2])])
+        graph_of(nodes, 2)
     }
 }
 
@@ -214,6 +219,50 @@ fn a_hostile_file_is_refused_and_the_error_says_where() {
     let nodes: Vec<_> = (0..40).map(doubling).chain([node("Identity", &["v40"], "y", &[])]).collect();
     let error = OnnxLoader.load(&graph(&nodes)).err().map(|error| error.to_string()).unwrap_or_default();
     assert!(error.contains("elements a row") || error.contains("intermediate tensor"), "{error}");
+}
+
+/// The most memory that the process has held, in MB.
+#[cfg(target_os = "linux")]
+fn peak() -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the line is there");
+    line.trim().trim_end_matches("kB").trim().parse::<usize>().expect("a number") / 1024
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_large_batch_unfolds_a_block_of_rows_at_a_time() {
+    use wire::{bytes, graph_of, int, ints, node, text};
+    let categories: Vec<i64> = (0..1000).collect();
+    let nodes = [
+        node("ml.OneHotEncoder", &["x"], "hot", &[ints("cats_int64s", &categories)]),
+        node("ml.ArrayFeatureExtractor", &["hot", "column"], "y", &[]),
+    ];
+    let column = bytes(5, &[text(8, "column"), int(2, 7), int(1, 1), int(7, 3)].concat());
+    let model = OnnxLoader.load(&graph_of(&[nodes.concat(), column], 1)).expect("it is served");
+    assert_eq!(model.engine(), "onnx");
+    let rows: Vec<f32> = (0..1_u32 << 17).map(|row| (row % 1000) as f32).collect();
+    let expected: Vec<f32> = rows.iter().map(|x| f32::from(u8::from(*x == 3.0))).collect();
+    let before = peak();
+    let answer = model.infer(&[Tensor::new(vec![rows.len(), 1], Data::Fp32(rows)).expect("numbers")]);
+    // All at once they would take 500 MB.
+    let taken = peak() - before;
+    assert!(taken < 250, "{taken} MB");
+    assert_eq!(answer.expect("it is answered")[0].as_f32(), Some(&expected[..]));
+}
+
+#[test]
+fn a_wide_product_is_answered_for_many_rows() {
+    use wire::{bytes, graph_of, int, node, text};
+    let ones = 1.0_f32.to_le_bytes().repeat(256 * 256);
+    let weights = bytes(5, &[text(8, "w"), int(2, 1), int(1, 256), int(1, 256), bytes(9, &ones)].concat());
+    let product = node("MatMul", &["x", "w"], "y", &[]);
+    let model = OnnxLoader.load(&graph_of(&[product, weights], 256)).expect("it is served");
+    let rows = (1 << 12) + 1;
+    let x = Tensor::new(vec![rows, 256], Data::Fp32(vec![1.0; rows * 256])).expect("numbers");
+    let answer = model.infer(&[x]).expect("it is answered");
+    assert_eq!(answer[0].shape(), [rows, 256]);
+    assert!(answer[0].as_f32().is_some_and(|sums| sums.iter().all(|sum| *sum == 256.0)));
 }
 
 #[test]

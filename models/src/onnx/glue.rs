@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::plan::{Args, Op, Outputs, Site};
+use super::plan::{Args, Op, Outputs, Site, TRIAL_ROWS};
 use super::proto::element;
 use super::value::{Buf, Fault, Shape, Slice, Text, Value, each, malformed, unsupported};
 
@@ -901,8 +901,9 @@ impl Op for Product {
             return Err(malformed(format!("the shapes {:?} and {:?} do not fit", a.shape.dims(), b.shape.dims())));
         }
         let shape = Shape::within(&[a_rows, columns], limit)?;
-        // What a short file may cost in time.
-        if shape.len().saturating_mul(inner) > limit.saturating_mul(64) {
+        // What a short file may cost in time: in the trial, and a row thereafter.
+        let rows = if args.trial { a_rows } else { a_rows.min(TRIAL_ROWS) };
+        if rows.saturating_mul(columns).saturating_mul(inner) > limit.saturating_mul(64) {
             return Err(unsupported(format!("a product of the shapes {:?} and {:?}", a.shape.dims(), b.shape.dims())));
         }
         let buf = match (&a.buf, &b.buf) {

@@ -9,10 +9,14 @@ use super::{glue, ml, proto};
 use crate::{DataType, Dim, TensorSpec};
 
 /// Rows of the trial: no axis of a graph is likely to be as long by chance, and the batch must not matter.
-const TRIAL_ROWS: usize = 7;
+pub(super) const TRIAL_ROWS: usize = 7;
 
 /// How many elements all tensors of the trial may have: a short file must not unfold into gigabytes.
 const TRIAL_ELEMENTS: usize = 1 << 22;
+
+/// How many elements a tensor may have: rows are answered by blocks, so that a batch unfolds into no more. What a row
+/// unfolds into is found out in the trial; only shapes that are data could ask for more.
+pub(super) const BLOCK_ELEMENTS: usize = 1 << 22;
 
 /// How many elements the operators of the trial may read, all together: nor may it take minutes.
 const TRIAL_READS: usize = 1 << 27;
@@ -150,6 +154,8 @@ pub(super) struct Plan {
     slots: usize,
     /// Where the outputs are.
     outputs: Vec<Source>,
+    /// Elements a row of the widest tensor.
+    widest: usize,
 }
 
 /// A plan with what it takes and gives.
@@ -263,7 +269,8 @@ pub(super) fn plan(model: &proto::Model<'_>) -> Result<Planned, Fault> {
         return Err(malformed("the graph has no outputs"));
     }
     let slots = planner.samples.len();
-    let mut plan = Plan { steps: planner.steps, constants: planner.constants, slots, outputs };
+    let widest = planner.samples.iter().map(|sample| sample.buf.len().div_ceil(TRIAL_ROWS)).max().unwrap_or_default();
+    let mut plan = Plan { steps: planner.steps, constants: planner.constants, slots, outputs, widest };
     plan.mark_last_uses();
     check_rows(&plan, &inputs)?;
     Ok(Planned { plan, inputs, outputs: specs })
@@ -504,6 +511,11 @@ impl Plan {
                 }
             }
         }
+    }
+
+    /// The most rows that are to be run at once.
+    pub(super) fn block_rows(&self) -> usize {
+        (BLOCK_ELEMENTS / self.widest.max(1)).max(1)
     }
 
     /// Runs the graph on its inputs, in their order.
