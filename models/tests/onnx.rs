@@ -103,6 +103,12 @@ mod wire {
         text(1, name).into_iter().chain(values).collect()
     }
 
+    /// A constant list of INT64.
+    pub fn longs(name: &str, values: &[i64]) -> Vec<u8> {
+        let head = [text(8, name), int(2, 7), int(1, i64::try_from(values.len()).expect("few"))].concat();
+        bytes(5, &head.into_iter().chain(values.iter().flat_map(|value| int(7, *value))).collect::<Vec<_>>())
+    }
+
     /// An input or output of FP32; an axis of -1 is open.
     pub fn info(number: u64, name: &str, dims: &[i64]) -> Vec<u8> {
         let dim = |dim: &i64| bytes(1, &if *dim < 0 { text(2, "N") } else { int(1, *dim) });
@@ -263,6 +269,61 @@ fn a_wide_product_is_answered_for_many_rows() {
     let answer = model.infer(&[x]).expect("it is answered");
     assert_eq!(answer[0].shape(), [rows, 256]);
     assert!(answer[0].as_f32().is_some_and(|sums| sums.iter().all(|sum| *sum == 256.0)));
+}
+
+#[test]
+fn an_axis_of_no_length_hides_no_others() {
+    use wire::{bytes, graph, int, longs, node, text};
+    let long = 1_i64 << 40;
+    let empty = |dims: &[i64]| {
+        let dims: Vec<u8> = dims.iter().flat_map(|dim| int(1, *dim)).collect();
+        bytes(5, &[text(8, "w"), int(2, 1), dims].concat())
+    };
+    let keep_zero = [text(1, "allowzero"), int(3, 1)].concat();
+    let drop_axis = [text(1, "keepdims"), int(3, 0)].concat();
+    let second = [text(1, "axis"), int(3, 1)].concat();
+    let sum = node("ReduceSum", &["w", "first"], "sum", std::slice::from_ref(&drop_axis));
+    let made = |dims: &[i64]| [longs("dims", dims), node("ConstantOfShape", &["dims"], "w", &[])].concat();
+    let turned = node("Transpose", &["w"], "sum", &[]);
+    let flat = node("Softmax", &["w"], "sum", &[]);
+    let none = [longs("none", &[]), node("Gather", &["x", "none"], "nothing", std::slice::from_ref(&second))].concat();
+    let reshaped = |dims: &[i64]| {
+        let reshape = node("Reshape", &["nothing", "dims"], "w", std::slice::from_ref(&keep_zero));
+        [none.clone(), longs("dims", dims), reshape].concat()
+    };
+    let first = longs("first", &[0]);
+    for (made, then) in [
+        (empty(&[0, long]), &sum),
+        (empty(&[long, 0]), &turned),
+        (empty(&[0, long, long]), &flat),
+        (made(&[0, long]), &sum),
+        (made(&[long, 0]), &turned),
+        (reshaped(&[0, long]), &sum),
+        (reshaped(&[long, 0]), &turned),
+    ] {
+        // No output needs them.
+        let file = graph(&[first.clone(), made, then.clone(), node("Identity", &["x"], "y", &[])]);
+        let error = OnnxLoader.load(&file).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("no elements of shape [") || error.contains("is too large"), "{error:?}");
+    }
+    // What is small in the trial is run by blocks, which are short enough.
+    let wide = [none, longs("dims", &[0, 0, 100_000]), node("Reshape", &["nothing", "dims"], "w", &[])].concat();
+    let sum = [longs("last", &[2]), node("ReduceSum", &["w", "last"], "sum", &[drop_axis])].concat();
+    let file = graph(&[wide, sum, node("Concat", &["x", "sum"], "y", &[second])]);
+    let model = OnnxLoader.load(&file).expect("it is served");
+    assert_eq!(model.engine(), "onnx");
+    let answer = model.infer(&[Tensor::new(vec![100, 2], Data::Fp32(vec![1.0; 200])).expect("numbers")]);
+    assert_eq!(answer.expect("it is answered")[0].as_f32(), Some(&[1.0; 200][..]));
+}
+
+#[test]
+fn steps_that_no_output_needs_are_not_run() {
+    use wire::{graph, int, ints, node, text};
+    let strict = [ints("cats_int64s", &[0, 1]), [text(1, "zeros"), int(3, 0)].concat()];
+    let nodes = [node("ml.OneHotEncoder", &["x"], "unused", &strict), node("Identity", &["x"], "y", &[])];
+    let model = OnnxLoader.load(&graph(&nodes)).expect("it is served");
+    let row = Tensor::new(vec![1, 2], Data::Fp32(vec![7.0, 9.0])).expect("numbers");
+    assert_eq!(model.infer(&[row]).expect("no category is asked for")[0].as_f32(), Some(&[7.0, 9.0][..]));
 }
 
 #[test]

@@ -400,7 +400,7 @@ impl Op for Reshape {
                 *dim = shape.len().checked_div(known).ok_or_else(unfit)?;
             }
         }
-        let reshaped = Shape::new(&dims)?;
+        let reshaped = Shape::within(&dims, args.limit)?;
         if reshaped.len() != shape.len() {
             return Err(unfit());
         }
@@ -1029,7 +1029,7 @@ impl Op for Reduce {
         };
         let axis = value.shape.axis(*axis)?;
         let (outer, along, inner) = value.shape.around(axis);
-        let shape = without(&value.shape, axis, self.keep)?;
+        let shape = without(&value.shape, axis, self.keep, args.limit)?;
         macro_rules! reduce {
             ($kind:ident, $v:expr, $type:ty, $div:expr) => {{
                 let mut reduced = Vec::with_capacity(shape.len());
@@ -1066,13 +1066,14 @@ impl Op for Reduce {
     }
 }
 
-fn without(shape: &Shape, axis: usize, keep: bool) -> Result<Shape, Fault> {
+/// An axis of no length leaves the others as long as they are.
+fn without(shape: &Shape, axis: usize, keep: bool, limit: usize) -> Result<Shape, Fault> {
     let dims = shape.dims().iter().enumerate().filter_map(|(at, length)| match (at == axis, keep) {
         (false, _) => Some(*length),
         (true, true) => Some(1),
         (true, false) => None,
     });
-    Shape::new(&dims.collect::<Vec<_>>())
+    Shape::within(&dims.collect::<Vec<_>>(), limit)
 }
 
 struct Arg {
@@ -1086,7 +1087,7 @@ impl Op for Arg {
         let value = args.get(0)?;
         let axis = value.shape.axis(self.axis)?;
         let (outer, along, inner) = value.shape.around(axis);
-        let shape = without(&value.shape, axis, self.keep)?;
+        let shape = without(&value.shape, axis, self.keep, args.limit)?;
         fn best<T: PartialOrd + Copy>(line: impl Iterator<Item = T>, min: bool) -> i64 {
             let mut best: Option<(usize, T)> = None;
             for (at, x) in line.enumerate() {

@@ -269,9 +269,10 @@ pub(super) fn plan(model: &proto::Model<'_>) -> Result<Planned, Fault> {
         return Err(malformed("the graph has no outputs"));
     }
     let slots = planner.samples.len();
-    let widest = planner.samples.iter().map(|sample| sample.buf.len().div_ceil(TRIAL_ROWS)).max().unwrap_or_default();
-    let mut plan = Plan { steps: planner.steps, constants: planner.constants, slots, outputs, widest };
-    plan.mark_last_uses();
+    let mut plan = Plan { steps: planner.steps, constants: planner.constants, slots, outputs, widest: 0 };
+    let needed = plan.keep_needed();
+    let kept = planner.samples.iter().zip(needed).filter(|(_, needed)| *needed);
+    plan.widest = kept.map(|(sample, _)| sample.shape.extent().div_ceil(TRIAL_ROWS)).max().unwrap_or_default();
     check_rows(&plan, &inputs)?;
     Ok(Planned { plan, inputs, outputs: specs })
 }
@@ -289,7 +290,7 @@ impl<'f> Planner<'f> {
     }
 
     fn count(&mut self, made: &Value<'_>) -> Result<(), Fault> {
-        self.elements += made.buf.len();
+        self.elements = self.elements.saturating_add(made.shape.extent());
         if self.elements > TRIAL_ELEMENTS {
             return Err(unsupported(format!("more than {} elements a row", TRIAL_ELEMENTS / TRIAL_ROWS)));
         }
@@ -492,8 +493,9 @@ fn begins_with(all: &Buf<'_>, some: &Buf<'_>) -> bool {
 }
 
 impl Plan {
-    /// So that an operator may take what is not needed again, and memory is freed early.
-    fn mark_last_uses(&mut self) {
+    /// Drops the steps that no output needs, and marks the last use of each slot, so that an operator may take what is
+    /// not needed again, and memory is freed early. The slots that are needed are the answer.
+    fn keep_needed(&mut self) -> Vec<bool> {
         let mut needed = vec![false; self.slots];
         for source in &self.outputs {
             if let Source::Slot(slot, _) = source
@@ -502,7 +504,11 @@ impl Plan {
                 *needed = true;
             }
         }
-        for step in self.steps.iter_mut().rev() {
+        let mut kept = Vec::with_capacity(self.steps.len());
+        for mut step in std::mem::take(&mut self.steps).into_iter().rev() {
+            if !step.outputs.iter().flatten().any(|slot| needed.get(*slot) == Some(&true)) {
+                continue;
+            }
             for source in step.sources.iter_mut().rev() {
                 if let Source::Slot(slot, last) = source
                     && let Some(needed) = needed.get_mut(*slot)
@@ -510,7 +516,11 @@ impl Plan {
                     *last = !std::mem::replace(needed, true);
                 }
             }
+            kept.push(step);
         }
+        kept.reverse();
+        self.steps = kept;
+        needed
     }
 
     /// The most rows that are to be run at once.
