@@ -111,9 +111,14 @@ mod wire {
 
     /// An input or output of FP32; an axis of -1 is open.
     pub fn info(number: u64, name: &str, dims: &[i64]) -> Vec<u8> {
+        info_of(number, name, 1, dims)
+    }
+
+    /// An input or output of an element type.
+    pub fn info_of(number: u64, name: &str, element: i64, dims: &[i64]) -> Vec<u8> {
         let dim = |dim: &i64| bytes(1, &if *dim < 0 { text(2, "N") } else { int(1, *dim) });
         let shape: Vec<u8> = dims.iter().flat_map(dim).collect();
-        let tensor = [int(1, 1), bytes(2, &shape)].concat();
+        let tensor = [int(1, element), bytes(2, &shape)].concat();
         bytes(number, &[text(1, name), bytes(2, &bytes(1, &tensor))].concat())
     }
 
@@ -324,6 +329,31 @@ fn steps_that_no_output_needs_are_not_run() {
     let model = OnnxLoader.load(&graph(&nodes)).expect("it is served");
     let row = Tensor::new(vec![1, 2], Data::Fp32(vec![7.0, 9.0])).expect("numbers");
     assert_eq!(model.infer(&[row]).expect("no category is asked for")[0].as_f32(), Some(&[7.0, 9.0][..]));
+}
+
+#[test]
+fn an_index_out_of_range_is_the_callers_mistake() {
+    use wire::{bytes, graph, info, info_of, int, longs, model, node, text};
+    let numbers = [10.0_f32, 11.0, 20.0, 21.0, 30.0, 31.0].map(f32::to_le_bytes).concat();
+    let table = bytes(5, &[text(8, "table"), int(2, 1), int(1, 3), int(1, 2), bytes(9, &numbers)].concat());
+    let embed = node("Gather", &["table", "x"], "y", &[]);
+    let file = model(&[embed, table, info_of(11, "x", 7, &[-1, 1]), info(12, "y", &[-1, 1, 2])]);
+    // The rows that are made up to try it are far more than its three.
+    let embedding = OnnxLoader.load(&file).expect("it is served");
+    assert_eq!(embedding.engine(), "onnx");
+    let ask = |index| embedding.infer(&[Tensor::new(vec![1, 1], Data::Int64(vec![index])).expect("an index")]);
+    assert_eq!(ask(2).expect("the last")[0].as_f32(), Some(&[30.0, 31.0][..]));
+    assert_eq!(ask(-3).expect("the first")[0].as_f32(), Some(&[10.0, 11.0][..]));
+    for index in [3, -4, i64::MAX, i64::MIN] {
+        match ask(index) {
+            Err(InferError::BadInput(detail)) => assert!(detail.contains("is not below 3"), "{detail}"),
+            other => assert_eq!(format!("{other:?}"), "a mistake of the caller"),
+        }
+    }
+    let axis = [text(1, "axis"), int(3, 1)].concat();
+    let constant = graph(&[longs("column", &[2]), node("Gather", &["x", "column"], "y", &[axis])]);
+    let error = OnnxLoader.load(&constant).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("the index 2 is not below 2"), "{error}");
 }
 
 #[test]

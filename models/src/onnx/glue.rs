@@ -518,7 +518,7 @@ impl Op for Gather {
         let (value, picked) = (args.get(0)?, args.get(1)?);
         let axis = value.shape.axis(self.axis)?;
         let (outer, along, inner) = value.shape.around(axis);
-        let indices = indices(picked, along)?;
+        let indices = indices(args, 1, along)?;
         let dims = value.shape.dims();
         let mut shape = dims.iter().take(axis).copied().collect::<Vec<_>>();
         shape.extend(picked.shape.dims());
@@ -538,14 +538,20 @@ impl Op for Gather {
     }
 }
 
-/// Indices below `end`; negative ones count from there.
-pub(super) fn indices(value: &Value<'_>, end: usize) -> Result<Vec<usize>, Fault> {
+/// An input of indices below `end`; negative ones count from there. Those that are no constants come from the caller.
+pub(super) fn indices(args: &Args<'_, '_>, at: usize, end: usize) -> Result<Vec<usize>, Fault> {
+    let constant = args.is_constant(at);
     let index = |index: i64| {
         let from_end = if index < 0 { index.checked_add_unsigned(end as u64) } else { Some(index) };
         let index_ok = from_end.and_then(|index| usize::try_from(index).ok()).filter(|index| *index < end);
-        index_ok.ok_or_else(|| malformed(format!("the index {index} is not below {end}")))
+        match (index_ok, i64::try_from(end)) {
+            (Some(index), _) => Ok(index),
+            (None, Ok(end)) if args.trial && !constant && end > 0 => Ok(index.rem_euclid(end) as usize),
+            _ if constant || end == 0 => Err(malformed(format!("the index {index} is not below {end}"))),
+            _ => Err(Fault::Input(format!("the index {index} is not below {end}"))),
+        }
     };
-    match &value.buf {
+    match &args.get(at)?.buf {
         Buf::I64(v) => v.iter().map(|at| index(*at)).collect(),
         Buf::I32(v) => v.iter().map(|at| index(i64::from(*at))).collect(),
         other => Err(malformed(format!("indices are {}", other.type_name()))),

@@ -208,10 +208,10 @@ struct Pick;
 
 impl Op for Pick {
     fn run<'a>(&'a self, args: &mut Args<'_, 'a>) -> Result<Outputs<'a>, Fault> {
-        let (value, picked) = (args.get(0)?, args.get(1)?);
+        let value = args.get(0)?;
         let dims = value.shape.dims();
         let (width, outer) = dims.split_last().ok_or_else(|| malformed("its input is a scalar"))?;
-        let columns = indices(picked, *width)?;
+        let columns = indices(args, 1, *width)?;
         let rows: usize = outer.iter().product();
         let outer = if outer.is_empty() { &[1][..] } else { outer };
         let shape = Shape::within(&[outer, &[columns.len()]].concat(), args.limit)?;

@@ -91,6 +91,11 @@ impl<'a> Args<'_, 'a> {
         .ok_or_else(|| malformed(format!("input {at} is missing")))
     }
 
+    /// Whether the input is the file's, and no caller's.
+    pub(super) fn is_constant(&self, at: usize) -> bool {
+        matches!(self.sources.get(at), Some(Source::Constant(_)))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.sources.len()
     }
@@ -340,8 +345,13 @@ impl<'f> Planner<'f> {
         let fold = sources.iter().all(|source| !matches!(source, Source::Slot(..)));
         // Its inputs alone, in slots of their own.
         let mut slots: Vec<_> = sources.iter().map(|source| self.sample(*source).map(Value::borrow)).collect();
-        let own: Vec<_> = (0..slots.len()).map(|slot| Source::Slot(slot, false)).collect();
-        let mut args = Args { sources: &own, slots: &mut slots, constants: &[], limit: TRIAL_ELEMENTS, trial: true };
+        let own = sources.iter().enumerate().map(|(at, source)| match source {
+            Source::Slot(..) => Source::Slot(at, false),
+            constant => *constant,
+        });
+        let own: Vec<_> = own.collect();
+        let constants = &self.constants;
+        let mut args = Args { sources: &own, slots: &mut slots, constants, limit: TRIAL_ELEMENTS, trial: true };
         let (first, second) = match op.run(&mut args)? {
             Outputs::One(value) => (value.into_static(), None),
             Outputs::Two(first, second) => (first.into_static(), Some(second.into_static())),
