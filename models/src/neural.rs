@@ -7,7 +7,7 @@
 //!   to 1, rows are run one by one.
 //! - **A trial**: three made-up rows together and one by one. A graph whose rows depend on each other, or that cannot
 //!   run, is refused at load and not at the first request.
-//! - **Limits on the file** that a recursive reader needs: how deep graphs lie within each other. External data, functions
+//! - **Limits on the file** that a recursive reader needs: how deep graphs, and types, lie within each other. External data, functions
 //!   and operators of other domains are refused by name.
 //!
 //! Integers are 32 bits wide inside: an INT64 beyond them is refused as input, and a graph must not count on more.
@@ -27,7 +27,7 @@ use crate::{Data, DataType, Dim, InferError, LoadError, Loader, Model, Signature
 
 const FORMAT: &str = "onnx";
 
-/// Graphs within graphs: bodies of `If` and `Loop`. Readers are recursive.
+/// Graphs within graphs: bodies of `If` and `Loop`; and types within types. Readers are recursive.
 const MAX_DEPTH: usize = 8;
 
 /// Nodes of a graph; the largest nets have some thousands. rten plans a run by a recursion over them.
@@ -632,6 +632,7 @@ impl Graph {
                 }
                 11 => inputs.push(read_value(field.message()?)?),
                 12 => outputs.push(read_value(field.message()?)?),
+                13 => check_value(field.message()?)?,
                 15 => return Err(unsupported("sparse weights")),
                 _ => {}
             }
@@ -674,6 +675,7 @@ impl Graph {
             match number {
                 5 | 10 => drop(read_tensor(field.message()?)?),
                 6 | 11 => self.read_graph(field.message()?, depth + 1)?,
+                14 | 15 => check_type(field.message()?, 0)?,
                 _ => {}
             }
         }
@@ -703,7 +705,9 @@ fn read_value(bytes: &[u8]) -> Result<ValueInfo, LoadError> {
         match number {
             1 => value.name = field.text()?,
             2 => {
-                let mut kinds = Fields(field.message()?);
+                let kinds = field.message()?;
+                check_type(kinds, 0)?;
+                let mut kinds = Fields(kinds);
                 while let Some((number, field)) = kinds.next()? {
                     if number == 1 {
                         read_tensor_type(field.message()?, &mut value)?;
@@ -714,6 +718,39 @@ fn read_value(bytes: &[u8]) -> Result<ValueInfo, LoadError> {
         }
     }
     Ok(value)
+}
+
+/// A value inside the graph is of no interest, but rten reads its type.
+fn check_value(bytes: &[u8]) -> Result<(), LoadError> {
+    let mut fields = Fields(bytes);
+    while let Some((number, field)) = fields.next()? {
+        if number == 2 {
+            check_type(field.message()?, 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Types within types (of a sequence's or optional's elements, of a map's values) lie no deeper than graphs may.
+fn check_type(bytes: &[u8], depth: usize) -> Result<(), LoadError> {
+    if depth > MAX_DEPTH {
+        return Err(unsupported(format!("types within types, more than {MAX_DEPTH} deep")));
+    }
+    let mut fields = Fields(bytes);
+    while let Some((number, field)) = fields.next()? {
+        let within = match number {
+            4 | 9 => 1,
+            5 => 2,
+            _ => continue,
+        };
+        let mut container = Fields(field.message()?);
+        while let Some((number, field)) = container.next()? {
+            if number == within {
+                check_type(field.message()?, depth + 1)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn read_tensor_type(bytes: &[u8], value: &mut ValueInfo) -> Result<(), LoadError> {
