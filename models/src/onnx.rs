@@ -17,8 +17,8 @@
 //! Their first axis must be open and the others fixed. The outputs are the graph's too. Where ZipMap would make a list of
 //! maps, the scores come as a tensor, with the classes as the names of its columns.
 //!
-//! A value that a OneHotEncoder without `zeros` does not know, and a text that a Cast cannot read, are errors of the
-//! request.
+//! A value that a OneHotEncoder without `zeros` does not know, a text that a Cast cannot read and an index out of range
+//! are errors of the request.
 
 mod value;
 mod proto;

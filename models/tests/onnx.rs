@@ -357,6 +357,36 @@ fn an_index_out_of_range_is_the_callers_mistake() {
 }
 
 #[test]
+fn no_digit_of_an_integer_is_lost_when_a_text_is_cast() {
+    use wire::{info, info_of, int, model, node, text};
+    let cast = node("Cast", &["x"], "y", &[[text(1, "to"), int(3, 7)].concat()]);
+    let cast = model(&[cast, info_of(11, "x", 8, &[-1, 1]), info(12, "y", &[-1, 1])]);
+    let cast = OnnxLoader.load(&cast).expect("it is served");
+    let ask = |text: &str| cast.infer(&[Tensor::new(vec![1, 1], Data::Bytes(vec![text.to_owned()])).expect("a text")]);
+    for (text, integer) in [
+        ("9007199254740993", 9_007_199_254_740_993),
+        (" -9223372036854775807 ", -9_223_372_036_854_775_807),
+        ("9223372036854775807", i64::MAX),
+        ("+7", 7),
+        ("2.9", 2),
+        ("1e3", 1000),
+    ] {
+        assert_eq!(ask(text).expect("a number")[0].data(), &Data::Int64(vec![integer]), "{text:?}");
+    }
+    assert!(matches!(ask("seven"), Err(InferError::BadInput(_))));
+}
+
+#[test]
+fn the_sign_of_a_double_is_that_of_its_smallest_and_largest() {
+    use wire::{info_of, model, node};
+    let graph = [node("Sign", &["x"], "y", &[]), info_of(11, "x", 11, &[-1, 1]), info_of(12, "y", 11, &[-1, 1])];
+    let model = OnnxLoader.load(&model(&graph)).expect("it is served");
+    let x = Data::Fp64(vec![1e-60, -1e-60, 1e300, -0.0, f64::INFINITY]);
+    let answer = model.infer(&[Tensor::new(vec![5, 1], x).expect("numbers")]).expect("it is answered");
+    assert_eq!(answer[0].as_f64(), Some(&[1.0, -1.0, 1.0, 0.0, 1.0][..]));
+}
+
+#[test]
 fn names_and_classes_come_from_the_graph() {
     let model = OnnxLoader.load(&bytes("frame_words.onnx")).expect("it is served");
     let signature = serde_json::to_value(model.signature()).expect("a signature is JSON");

@@ -90,7 +90,7 @@ pub(super) fn build(site: &Site<'_, '_>) -> Result<Box<dyn Op>, Fault> {
         "Gather" => Box::new(Gather { axis: node.int("axis", 0)? }),
         "Neg" => number(|x| -x, |x| -x, Some(i64::wrapping_neg)),
         "Abs" => number(f32::abs, f64::abs, Some(i64::wrapping_abs)),
-        "Sign" => number(sign, |x| f64::from(sign(x as f32)), Some(i64::signum)),
+        "Sign" => number(sign, sign, Some(i64::signum)),
         "Sqrt" => number(f32::sqrt, f64::sqrt, None),
         "Exp" => number(f32::exp, f64::exp, None),
         "Log" => number(f32::ln, f64::ln, None),
@@ -147,11 +147,11 @@ pub(super) fn build(site: &Site<'_, '_>) -> Result<Box<dyn Op>, Fault> {
     })
 }
 
-fn sign(x: f32) -> f32 {
-    if x > 0.0 {
-        1.0
-    } else if x < 0.0 {
-        -1.0
+fn sign<T: PartialOrd + From<i8>>(x: T) -> T {
+    if x > T::from(0) {
+        T::from(1)
+    } else if x < T::from(0) {
+        T::from(-1)
     } else {
         x
     }
@@ -255,6 +255,8 @@ impl Op for Cast {
             Err(_) if trial => Ok(0.0),
             Err(_) => Err(Fault::Input(format!("{text:?} is no number"))),
         };
+        // An integer may have more digits than a number with a point can hold.
+        let whole = |text: &Text<'_>| text.trim().parse().or_else(|_| parse(text).map(to_i64));
         let parsed = |texts: &[Text<'_>]| texts.iter().map(parse).collect::<Result<Vec<f64>, _>>();
         let buf = match (self.to, buf) {
             (element::FLOAT, buf @ Buf::F32(_)) | (element::DOUBLE, buf @ Buf::F64(_)) => buf,
@@ -274,7 +276,7 @@ impl Op for Cast {
             (element::INT64, Buf::F64(v)) => Buf::I64(all(&v, |x| to_i64(*x))),
             (element::INT64, Buf::I32(v)) => Buf::I64(all(&v, |x| i64::from(*x))),
             (element::INT64, Buf::Bool(v)) => Buf::I64(all(&v, |x| i64::from(*x))),
-            (element::INT64, Buf::Text(v)) => Buf::I64(all(&parsed(&v)?, |x| to_i64(*x))),
+            (element::INT64, Buf::Text(v)) => Buf::I64(Slice::Owned(v.iter().map(whole).collect::<Result<_, _>>()?)),
             (element::INT32, Buf::F32(v)) => Buf::I32(all(&v, |x| to_i32(f64::from(*x)))),
             (element::INT32, Buf::F64(v)) => Buf::I32(all(&v, |x| to_i32(*x))),
             (element::INT32, Buf::I64(v)) => Buf::I32(all(&v, |x| *x as i32)),
