@@ -1,9 +1,14 @@
 //! Large batches, answered a block of rows at a time: rows are independent of each other, and what an engine unfolds
 //! them into need not be in memory for all of them at once.
+//!
+//! The answer is: one that no memory has room for is refused.
 
 use std::ops::Range;
 
 use crate::{Data, InferError, Tensor};
+
+/// Elements of an output of more than one block: 1 GB of FP32.
+const MAX_ANSWERED: usize = 1 << 28;
 
 /// Answers so many rows by blocks of them; a batch of one block is passed on as it is.
 pub(crate) fn run(
@@ -19,13 +24,7 @@ pub(crate) fn run(
     for from in (0..rows).step_by(block.max(1)) {
         let part = answer(&rows_of(inputs, from..rows.min(from.saturating_add(block.max(1))))?)?;
         if from == 0 {
-            let begun = |tensor: &Tensor| {
-                let inner = tensor.shape().iter().skip(1);
-                let elements = inner.clone().fold(rows, |product, length| product.saturating_mul(*length));
-                let shape = std::iter::once(rows).chain(inner.copied()).collect();
-                (shape, Data::with_capacity(tensor.datatype(), elements))
-            };
-            whole = part.iter().map(begun).collect();
+            whole = part.iter().map(|tensor| begun(tensor, rows)).collect::<Result<_, _>>()?;
         }
         if part.len() != whole.len() {
             return Err(InferError::Failed("an output is missing".to_owned()));
@@ -34,6 +33,20 @@ pub(crate) fn run(
     }
     let whole = whole.into_iter().map(|(shape, data)| Tensor::new(shape, data));
     whole.collect::<Result<_, _>>().map_err(|error| InferError::Failed(error.to_string()))
+}
+
+/// The output of all rows, of those of the first block.
+fn begun(tensor: &Tensor, rows: usize) -> Result<(Vec<usize>, Data), InferError> {
+    let inner = tensor.shape().iter().skip(1);
+    let elements = inner.clone().fold(rows, |product, length| product.saturating_mul(*length));
+    if elements > MAX_ANSWERED {
+        let width = elements / rows.max(1);
+        return Err(InferError::BadInput(format!(
+            "{rows} rows of {width} answered elements are too many at once: {MAX_ANSWERED} elements are the most"
+        )));
+    }
+    let shape = std::iter::once(rows).chain(inner.copied()).collect();
+    Ok((shape, Data::with_capacity(tensor.datatype(), elements)))
 }
 
 fn append(shape: &[usize], data: &mut Data, part: Tensor) -> Result<(), InferError> {
@@ -71,4 +84,22 @@ pub(crate) fn rows_of(tensors: &[Tensor], rows: Range<usize>) -> Result<Vec<Tens
         Tensor::new(shape, data).map_err(|error| InferError::Failed(error.to_string()))
     };
     tensors.iter().map(some).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_no_memory_has_room_for_is_refused_before_it_is_made() {
+        let x = Tensor::new(vec![300], Data::Fp32(vec![0.0; 300])).expect("numbers");
+        let blocks = std::cell::Cell::new(0);
+        let wide = |inputs: &[Tensor]| {
+            blocks.set(blocks.get() + 1);
+            let rows = inputs[0].rows();
+            Ok(vec![Tensor::new(vec![rows, 1 << 20], Data::Bool(vec![false; rows << 20])).expect("it fits")])
+        };
+        assert!(matches!(run(std::slice::from_ref(&x), 300, 1, wide), Err(InferError::BadInput(_))));
+        assert_eq!(blocks.get(), 1);
+    }
 }
