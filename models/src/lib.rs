@@ -16,6 +16,7 @@ mod linear;
 mod xgboost;
 mod lightgbm;
 mod catboost;
+mod blocks;
 mod neural;
 #[cfg(feature = "onnxruntime")]
 mod ort;

@@ -7,7 +7,7 @@
 //!   to 1, rows are run one by one.
 //! - **A trial**: three made-up rows together and one by one. A graph whose rows depend on each other, or that cannot
 //!   run, is refused at load and not at the first request.
-//! - **Limits on the file** that a recursive reader needs: how deep graphs lie within each other. External data, functions
+//! - **Limits on the file** that a recursive reader needs: how deep graphs, and types, lie within each other. External data, functions
 //!   and operators of other domains are refused by name.
 //!
 //! Integers are 32 bits wide inside: an INT64 beyond them is refused as input, and a graph must not count on more.
@@ -22,11 +22,12 @@ use std::sync::{Arc, OnceLock};
 use rten::{LoadErrorKind, ModelOptions, NodeId, RunOptions, ThreadPool, Value};
 use rten_tensor::prelude::*;
 
+use crate::blocks::{self, rows_of};
 use crate::{Data, DataType, Dim, InferError, LoadError, Loader, Model, Signature, Tensor, TensorSpec};
 
 const FORMAT: &str = "onnx";
 
-/// Graphs within graphs: bodies of `If` and `Loop`. Readers are recursive.
+/// Graphs within graphs: bodies of `If` and `Loop`; and types within types. Readers are recursive.
 const MAX_DEPTH: usize = 8;
 
 /// Nodes of a graph; the largest nets have some thousands. rten plans a run by a recursion over them.
@@ -48,6 +49,11 @@ const SCOPE: Scope = Scope { domains: &["", "ai.onnx", "com.microsoft"], fp64: f
 const TRIAL_LENGTHS: [usize; 4] = [3, 16, 64, 224];
 
 const TRIAL_ROWS: usize = 3;
+
+/// Large batches are run by blocks. What a net makes of a row inside is not known, so these are elements that go in or
+/// come out, and rows that are never too many: so many tokens of 3072 numbers inside are 400 MB.
+const BLOCK_ELEMENTS: usize = 1 << 15;
+const BLOCK_ROWS: usize = 32;
 
 /// How far a row's answer may depend on its batch, relative: kernels for batches sum in another order.
 const TRIAL_TOLERANCE: f64 = 1e-3;
@@ -157,8 +163,9 @@ impl Described {
 
     /// Tries the graph, and makes it a model.
     pub(crate) fn tried(self, engine: Box<dyn Engine>) -> Result<Box<dyn Model>, LoadError> {
-        let net = Net { engine, one_by_one: self.one_by_one };
+        let mut net = Net { engine, one_by_one: self.one_by_one, answered: 0 };
         let outputs = trial(&net, &self.inputs, self.outputs, &self.graph)?;
+        net.answered = outputs.iter().filter_map(TensorSpec::row_len).max().unwrap_or_default();
         let signature = Signature { inputs: self.inputs.into_iter().map(with_any_row).collect(), outputs };
         let memory = signature.memory_bytes() + self.graph.nodes.len().saturating_mul(256);
         Ok(Box::new(Neural { net, signature, memory }))
@@ -196,23 +203,27 @@ impl Model for Neural {
 struct Net {
     engine: Box<dyn Engine>,
     one_by_one: bool,
+    /// Elements a row of the widest output, as far as its axes are fixed.
+    answered: usize,
 }
 
 impl Net {
     /// Answers one row or more.
     fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, InferError> {
         let rows = inputs.first().map_or(0, Tensor::rows);
-        if !self.one_by_one || rows == 1 {
-            return self.run_once(inputs, rows);
-        }
-        let mut answers = Vec::with_capacity(rows);
-        for row in 0..rows {
-            answers.push(self.run_once(&row_of(inputs, row)?, 1)?);
-        }
-        stack(&answers)
+        blocks::run(inputs, rows, self.block_rows(inputs, rows), |inputs| self.run_once(inputs))
     }
 
-    fn run_once(&self, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, InferError> {
+    fn block_rows(&self, inputs: &[Tensor], rows: usize) -> usize {
+        if self.one_by_one {
+            return 1;
+        }
+        let taken = inputs.iter().map(|input| input.data().len() / rows.max(1)).max().unwrap_or_default();
+        (BLOCK_ELEMENTS / taken.max(self.answered).max(1)).max(BLOCK_ROWS)
+    }
+
+    fn run_once(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, InferError> {
+        let rows = inputs.first().map_or(0, Tensor::rows);
         let outputs = self.engine.run(inputs)?;
         match outputs.iter().find(|output| output.shape().is_empty() || output.rows() != rows) {
             Some(other) => {
@@ -342,52 +353,6 @@ fn tensor_of(value: Value, datatype: DataType) -> Result<Tensor, InferError> {
     Tensor::new(shape, data).map_err(|error| InferError::Failed(error.to_string()))
 }
 
-fn row_of(tensors: &[Tensor], row: usize) -> Result<Vec<Tensor>, InferError> {
-    let one = |tensor: &Tensor| {
-        let shape: Vec<usize> = std::iter::once(1).chain(tensor.shape().iter().skip(1).copied()).collect();
-        let length: usize = shape.iter().product();
-        let range = row.saturating_mul(length)..row.saturating_add(1).saturating_mul(length);
-        let data = match tensor.data() {
-            Data::Bool(v) => Data::Bool(v.get(range).unwrap_or_default().to_vec()),
-            Data::Int32(v) => Data::Int32(v.get(range).unwrap_or_default().to_vec()),
-            Data::Int64(v) => Data::Int64(v.get(range).unwrap_or_default().to_vec()),
-            Data::Fp32(v) => Data::Fp32(v.get(range).unwrap_or_default().to_vec()),
-            Data::Fp64(v) => Data::Fp64(v.get(range).unwrap_or_default().to_vec()),
-            Data::Bytes(v) => Data::Bytes(v.get(range).unwrap_or_default().to_vec()),
-        };
-        Tensor::new(shape, data).map_err(|error| InferError::Failed(error.to_string()))
-    };
-    tensors.iter().map(one).collect()
-}
-
-/// Joins answers of one row each, output by output.
-fn stack(answers: &[Vec<Tensor>]) -> Result<Vec<Tensor>, InferError> {
-    let first = answers.first().map(Vec::as_slice).unwrap_or_default();
-    let join = |(index, one): (usize, &Tensor)| {
-        let mut shape = one.shape().to_vec();
-        let mut data = Data::with_capacity(one.datatype(), one.data().len().saturating_mul(answers.len()));
-        for answer in answers {
-            let Some(part) = answer.get(index).filter(|part| part.shape() == shape.as_slice()) else {
-                return Err(InferError::Failed("two rows are answered in two shapes".to_owned()));
-            };
-            match (&mut data, part.data()) {
-                (Data::Bool(all), Data::Bool(v)) => all.extend_from_slice(v),
-                (Data::Int32(all), Data::Int32(v)) => all.extend_from_slice(v),
-                (Data::Int64(all), Data::Int64(v)) => all.extend_from_slice(v),
-                (Data::Fp32(all), Data::Fp32(v)) => all.extend_from_slice(v),
-                (Data::Fp64(all), Data::Fp64(v)) => all.extend_from_slice(v),
-                (Data::Bytes(all), Data::Bytes(v)) => all.extend_from_slice(v),
-                _ => return Err(InferError::Failed("two rows are answered in two datatypes".to_owned())),
-            }
-        }
-        if let Some(rows) = shape.first_mut() {
-            *rows = answers.len();
-        }
-        Tensor::new(shape, data).map_err(|error| InferError::Failed(error.to_string()))
-    };
-    first.iter().enumerate().map(join).collect()
-}
-
 fn no_rows(spec: &TensorSpec) -> Result<Tensor, InferError> {
     let inner = spec.shape.iter().skip(1).map(|dim| match dim {
         Dim::Fixed(length) => *length,
@@ -431,9 +396,9 @@ fn trial(
 
 fn check_rows(net: &Net, batch: &[Tensor], whole: &[Tensor], declared: &[TensorSpec]) -> Result<(), LoadError> {
     for row in 0..TRIAL_ROWS {
-        let alone = row_of(batch, row).and_then(|inputs| net.run(&inputs));
+        let alone = rows_of(batch, row..row + 1).and_then(|inputs| net.run(&inputs));
         let alone = alone.map_err(|error| unsupported(format!("a graph that does not take one row ({error})")))?;
-        let expected = row_of(whole, row).map_err(|error| malformed(error.to_string()))?;
+        let expected = rows_of(whole, row..row + 1).map_err(|error| malformed(error.to_string()))?;
         for ((expected, alone), spec) in expected.iter().zip(&alone).zip(declared) {
             if expected.shape() != alone.shape() || !close(expected.data(), alone.data()) {
                 let name = &spec.name;
@@ -667,6 +632,7 @@ impl Graph {
                 }
                 11 => inputs.push(read_value(field.message()?)?),
                 12 => outputs.push(read_value(field.message()?)?),
+                13 => check_value(field.message()?)?,
                 15 => return Err(unsupported("sparse weights")),
                 _ => {}
             }
@@ -709,6 +675,7 @@ impl Graph {
             match number {
                 5 | 10 => drop(read_tensor(field.message()?)?),
                 6 | 11 => self.read_graph(field.message()?, depth + 1)?,
+                14 | 15 => check_type(field.message()?, 0)?,
                 _ => {}
             }
         }
@@ -738,7 +705,9 @@ fn read_value(bytes: &[u8]) -> Result<ValueInfo, LoadError> {
         match number {
             1 => value.name = field.text()?,
             2 => {
-                let mut kinds = Fields(field.message()?);
+                let kinds = field.message()?;
+                check_type(kinds, 0)?;
+                let mut kinds = Fields(kinds);
                 while let Some((number, field)) = kinds.next()? {
                     if number == 1 {
                         read_tensor_type(field.message()?, &mut value)?;
@@ -749,6 +718,39 @@ fn read_value(bytes: &[u8]) -> Result<ValueInfo, LoadError> {
         }
     }
     Ok(value)
+}
+
+/// A value inside the graph is of no interest, but rten reads its type.
+fn check_value(bytes: &[u8]) -> Result<(), LoadError> {
+    let mut fields = Fields(bytes);
+    while let Some((number, field)) = fields.next()? {
+        if number == 2 {
+            check_type(field.message()?, 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Types within types (of a sequence's or optional's elements, of a map's values) lie no deeper than graphs may.
+fn check_type(bytes: &[u8], depth: usize) -> Result<(), LoadError> {
+    if depth > MAX_DEPTH {
+        return Err(unsupported(format!("types within types, more than {MAX_DEPTH} deep")));
+    }
+    let mut fields = Fields(bytes);
+    while let Some((number, field)) = fields.next()? {
+        let within = match number {
+            4 | 9 => 1,
+            5 => 2,
+            _ => continue,
+        };
+        let mut container = Fields(field.message()?);
+        while let Some((number, field)) = container.next()? {
+            if number == within {
+                check_type(field.message()?, depth + 1)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn read_tensor_type(bytes: &[u8], value: &mut ValueInfo) -> Result<(), LoadError> {
@@ -857,6 +859,51 @@ impl<'a> Field<'a> {
         match self {
             Self::Number(number) => Ok(number),
             _ => Err(malformed("a message stands where a number should")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Doubles numbers, and remembers the longest batch.
+    struct Twice(Arc<AtomicUsize>);
+
+    impl Engine for Twice {
+        fn name(&self) -> &'static str {
+            "twice"
+        }
+
+        fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, InferError> {
+            self.0.fetch_max(inputs[0].rows(), Ordering::Relaxed);
+            let doubled = inputs[0].as_f32().expect("numbers").iter().map(|x| x * 2.0).collect();
+            Ok(vec![Tensor::new(inputs[0].shape().to_vec(), Data::Fp32(doubled)).expect("as many")])
+        }
+
+        fn memory_bytes(&self) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn a_large_batch_is_run_by_blocks_and_a_small_one_at_once() {
+        for (rows, width, answered, one_by_one, longest) in [
+            (BLOCK_ROWS, 1 << 12, 0, false, BLOCK_ROWS),
+            (100, 1 << 12, 0, false, BLOCK_ROWS),
+            (BLOCK_ELEMENTS / 4 + 1, 4, 4, false, BLOCK_ELEMENTS / 4),
+            (100, 1, BLOCK_ELEMENTS, false, BLOCK_ROWS),
+            (3, 2, 2, true, 1),
+        ] {
+            let seen = Arc::new(AtomicUsize::new(0));
+            let net = Net { engine: Box::new(Twice(Arc::clone(&seen))), one_by_one, answered };
+            let numbers: Vec<f32> = (0..rows * width).map(|x| x as f32).collect();
+            let doubled: Vec<f32> = numbers.iter().map(|x| x * 2.0).collect();
+            let answer = net.run(&[Tensor::new(vec![rows, width], Data::Fp32(numbers)).expect("it fits")]);
+            let answer = answer.expect("it runs");
+            assert_eq!(answer[0].shape(), [rows, width]);
+            assert!(answer[0].as_f32() == Some(&doubled), "rows are lost or out of order");
+            assert_eq!(seen.load(Ordering::Relaxed), longest);
         }
     }
 }

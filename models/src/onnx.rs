@@ -17,8 +17,8 @@
 //! Their first axis must be open and the others fixed. The outputs are the graph's too. Where ZipMap would make a list of
 //! maps, the scores come as a tensor, with the classes as the names of its columns.
 //!
-//! A value that a OneHotEncoder without `zeros` does not know, and a text that a Cast cannot read, are errors of the
-//! request.
+//! A value that a OneHotEncoder without `zeros` does not know, a text that a Cast cannot read and an index out of range
+//! are errors of the request.
 
 mod value;
 mod proto;
@@ -30,6 +30,7 @@ mod svm;
 
 use self::plan::Plan;
 use self::value::{Buf, Fault, Shape, Slice, Text, Value};
+use crate::blocks;
 use crate::{Data, InferError, LoadError, Loader, Model, Signature, Tensor};
 
 const FORMAT: &str = "onnx";
@@ -140,10 +141,11 @@ impl Model for Onnx {
             Fault::Input(detail) => InferError::BadInput(detail),
             Fault::Malformed(detail) | Fault::Unsupported(detail) => InferError::Failed(detail),
         };
-        let values = inputs.iter().map(value).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        // What a row unfolds into was found out when the model was loaded; only shapes that are data could ask for more.
-        let outputs = self.plan.run(values, rows.saturating_mul(1 << 20), false).map_err(failed)?;
-        outputs.into_iter().map(tensor).collect()
+        blocks::run(inputs, rows, self.plan.block_rows(), |inputs| {
+            let values = inputs.iter().map(value).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+            let outputs = self.plan.run(values, plan::BLOCK_ELEMENTS, false).map_err(failed)?;
+            outputs.into_iter().map(tensor).collect()
+        })
     }
 
     fn memory_bytes(&self) -> usize {

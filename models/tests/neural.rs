@@ -145,6 +145,32 @@ mod hostile {
     }
 
     #[test]
+    fn types_within_types_do_not_exhaust_the_stack() {
+        let [n, three] = dims();
+        let dims: [&[u8]; 2] = [&n, &three];
+        let plain = node("x", "y", "Relu", &[]);
+        // In a sequence, a map and an optional; as an output, beside the values of the graph and in an attribute.
+        for (kind, within) in [(4, 1), (5, 2), (9, 1)] {
+            for (depth, refused) in [(8, false), (9, true), (10_000, true)] {
+                let mut nested = Vec::new();
+                for _ in 0..depth {
+                    nested = field(kind, &[&field(within, &[&nested])]);
+                }
+                let beside = field(13, &[&field(1, &[b"z"]), &field(2, &[&nested])]);
+                let attribute = field(5, &[&field(1, &[b"kind"]), &field(14, &[&nested])]);
+                let edges = [value(11, "x", &dims), value(12, "y", &dims)].concat();
+                let inside = node("x", "y", "Relu", &attribute);
+                let output = field(12, &[&field(1, &[b"y"]), &field(2, &[&nested])]);
+                let says = refusal(&model(&[&plain, &edges, &beside]));
+                assert!(if refused { says.contains("types within types") } else { says == "it is served" }, "{says}");
+                for bytes in [model(&[&plain, &value(11, "x", &dims), &output]), model(&[&inside, &edges])] {
+                    assert_eq!(refusal(&bytes).contains("types within types"), refused, "{}", refusal(&bytes));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_long_chain_of_nodes_is_served_and_one_too_long_refused() {
         let [n, three] = dims();
         let dims: [&[u8]; 2] = [&n, &three];

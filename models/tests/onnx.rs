@@ -103,11 +103,22 @@ mod wire {
         text(1, name).into_iter().chain(values).collect()
     }
 
+    /// A constant list of INT64.
+    pub fn longs(name: &str, values: &[i64]) -> Vec<u8> {
+        let head = [text(8, name), int(2, 7), int(1, i64::try_from(values.len()).expect("few"))].concat();
+        bytes(5, &head.into_iter().chain(values.iter().flat_map(|value| int(7, *value))).collect::<Vec<_>>())
+    }
+
     /// An input or output of FP32; an axis of -1 is open.
     pub fn info(number: u64, name: &str, dims: &[i64]) -> Vec<u8> {
+        info_of(number, name, 1, dims)
+    }
+
+    /// An input or output of an element type.
+    pub fn info_of(number: u64, name: &str, element: i64, dims: &[i64]) -> Vec<u8> {
         let dim = |dim: &i64| bytes(1, &if *dim < 0 { text(2, "N") } else { int(1, *dim) });
         let shape: Vec<u8> = dims.iter().flat_map(dim).collect();
-        let tensor = [int(1, 1), bytes(2, &shape)].concat();
+        let tensor = [int(1, element), bytes(2, &shape)].concat();
         bytes(number, &[text(1, name), bytes(2, &bytes(1, &tensor))].concat())
     }
 
@@ -116,9 +127,14 @@ mod wire {
         [int(1, 8), text(2, "test"), bytes(7, &graph.concat()), opset("", 15), opset("ai.onnx.ml", 3)].concat()
     }
 
+    /// From `x` of so many columns to `y`.
+    pub fn graph_of(parts: &[Vec<u8>], width: i64) -> Vec<u8> {
+        model(&[parts.concat(), info(11, "x", &[-1, width]), info(12, "y", &[-1, width])])
+    }
+
     /// From `x` of two columns to `y`.
     pub fn graph(nodes: &[Vec<u8>]) -> Vec<u8> {
-        model(&[nodes.concat(), info(11, "x", &[-1, 2]), info(12, "y", &[-1, 2])])
+        graph_of(nodes, 2)
     }
 }
 
@@ -214,6 +230,160 @@ fn a_hostile_file_is_refused_and_the_error_says_where() {
     let nodes: Vec<_> = (0..40).map(doubling).chain([node("Identity", &["v40"], "y", &[])]).collect();
     let error = OnnxLoader.load(&graph(&nodes)).err().map(|error| error.to_string()).unwrap_or_default();
     assert!(error.contains("elements a row") || error.contains("intermediate tensor"), "{error}");
+}
+
+/// The most memory that the process has held, in MB.
+#[cfg(target_os = "linux")]
+fn peak() -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the line is there");
+    line.trim().trim_end_matches("kB").trim().parse::<usize>().expect("a number") / 1024
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_large_batch_unfolds_a_block_of_rows_at_a_time() {
+    use wire::{bytes, graph_of, int, ints, node, text};
+    let categories: Vec<i64> = (0..1000).collect();
+    let nodes = [
+        node("ml.OneHotEncoder", &["x"], "hot", &[ints("cats_int64s", &categories)]),
+        node("ml.ArrayFeatureExtractor", &["hot", "column"], "y", &[]),
+    ];
+    let column = bytes(5, &[text(8, "column"), int(2, 7), int(1, 1), int(7, 3)].concat());
+    let model = OnnxLoader.load(&graph_of(&[nodes.concat(), column], 1)).expect("it is served");
+    assert_eq!(model.engine(), "onnx");
+    let rows: Vec<f32> = (0..1_u32 << 17).map(|row| (row % 1000) as f32).collect();
+    let expected: Vec<f32> = rows.iter().map(|x| f32::from(u8::from(*x == 3.0))).collect();
+    let before = peak();
+    let answer = model.infer(&[Tensor::new(vec![rows.len(), 1], Data::Fp32(rows)).expect("numbers")]);
+    // All at once they would take 500 MB.
+    let taken = peak() - before;
+    assert!(taken < 250, "{taken} MB");
+    assert_eq!(answer.expect("it is answered")[0].as_f32(), Some(&expected[..]));
+}
+
+#[test]
+fn a_wide_product_is_answered_for_many_rows() {
+    use wire::{bytes, graph_of, int, node, text};
+    let ones = 1.0_f32.to_le_bytes().repeat(256 * 256);
+    let weights = bytes(5, &[text(8, "w"), int(2, 1), int(1, 256), int(1, 256), bytes(9, &ones)].concat());
+    let product = node("MatMul", &["x", "w"], "y", &[]);
+    let model = OnnxLoader.load(&graph_of(&[product, weights], 256)).expect("it is served");
+    let rows = (1 << 12) + 1;
+    let x = Tensor::new(vec![rows, 256], Data::Fp32(vec![1.0; rows * 256])).expect("numbers");
+    let answer = model.infer(&[x]).expect("it is answered");
+    assert_eq!(answer[0].shape(), [rows, 256]);
+    assert!(answer[0].as_f32().is_some_and(|sums| sums.iter().all(|sum| *sum == 256.0)));
+}
+
+#[test]
+fn an_axis_of_no_length_hides_no_others() {
+    use wire::{bytes, graph, int, longs, node, text};
+    let long = 1_i64 << 40;
+    let empty = |dims: &[i64]| {
+        let dims: Vec<u8> = dims.iter().flat_map(|dim| int(1, *dim)).collect();
+        bytes(5, &[text(8, "w"), int(2, 1), dims].concat())
+    };
+    let keep_zero = [text(1, "allowzero"), int(3, 1)].concat();
+    let drop_axis = [text(1, "keepdims"), int(3, 0)].concat();
+    let second = [text(1, "axis"), int(3, 1)].concat();
+    let sum = node("ReduceSum", &["w", "first"], "sum", std::slice::from_ref(&drop_axis));
+    let made = |dims: &[i64]| [longs("dims", dims), node("ConstantOfShape", &["dims"], "w", &[])].concat();
+    let turned = node("Transpose", &["w"], "sum", &[]);
+    let flat = node("Softmax", &["w"], "sum", &[]);
+    let none = [longs("none", &[]), node("Gather", &["x", "none"], "nothing", std::slice::from_ref(&second))].concat();
+    let reshaped = |dims: &[i64]| {
+        let reshape = node("Reshape", &["nothing", "dims"], "w", std::slice::from_ref(&keep_zero));
+        [none.clone(), longs("dims", dims), reshape].concat()
+    };
+    let first = longs("first", &[0]);
+    for (made, then) in [
+        (empty(&[0, long]), &sum),
+        (empty(&[long, 0]), &turned),
+        (empty(&[0, long, long]), &flat),
+        (made(&[0, long]), &sum),
+        (made(&[long, 0]), &turned),
+        (reshaped(&[0, long]), &sum),
+        (reshaped(&[long, 0]), &turned),
+    ] {
+        // No output needs them.
+        let file = graph(&[first.clone(), made, then.clone(), node("Identity", &["x"], "y", &[])]);
+        let error = OnnxLoader.load(&file).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("no elements of shape [") || error.contains("is too large"), "{error:?}");
+    }
+    // What is small in the trial is run by blocks, which are short enough.
+    let wide = [none, longs("dims", &[0, 0, 100_000]), node("Reshape", &["nothing", "dims"], "w", &[])].concat();
+    let sum = [longs("last", &[2]), node("ReduceSum", &["w", "last"], "sum", &[drop_axis])].concat();
+    let file = graph(&[wide, sum, node("Concat", &["x", "sum"], "y", &[second])]);
+    let model = OnnxLoader.load(&file).expect("it is served");
+    assert_eq!(model.engine(), "onnx");
+    let answer = model.infer(&[Tensor::new(vec![100, 2], Data::Fp32(vec![1.0; 200])).expect("numbers")]);
+    assert_eq!(answer.expect("it is answered")[0].as_f32(), Some(&[1.0; 200][..]));
+}
+
+#[test]
+fn steps_that_no_output_needs_are_not_run() {
+    use wire::{graph, int, ints, node, text};
+    let strict = [ints("cats_int64s", &[0, 1]), [text(1, "zeros"), int(3, 0)].concat()];
+    let nodes = [node("ml.OneHotEncoder", &["x"], "unused", &strict), node("Identity", &["x"], "y", &[])];
+    let model = OnnxLoader.load(&graph(&nodes)).expect("it is served");
+    let row = Tensor::new(vec![1, 2], Data::Fp32(vec![7.0, 9.0])).expect("numbers");
+    assert_eq!(model.infer(&[row]).expect("no category is asked for")[0].as_f32(), Some(&[7.0, 9.0][..]));
+}
+
+#[test]
+fn an_index_out_of_range_is_the_callers_mistake() {
+    use wire::{bytes, graph, info, info_of, int, longs, model, node, text};
+    let numbers = [10.0_f32, 11.0, 20.0, 21.0, 30.0, 31.0].map(f32::to_le_bytes).concat();
+    let table = bytes(5, &[text(8, "table"), int(2, 1), int(1, 3), int(1, 2), bytes(9, &numbers)].concat());
+    let embed = node("Gather", &["table", "x"], "y", &[]);
+    let file = model(&[embed, table, info_of(11, "x", 7, &[-1, 1]), info(12, "y", &[-1, 1, 2])]);
+    // The rows that are made up to try it are far more than its three.
+    let embedding = OnnxLoader.load(&file).expect("it is served");
+    assert_eq!(embedding.engine(), "onnx");
+    let ask = |index| embedding.infer(&[Tensor::new(vec![1, 1], Data::Int64(vec![index])).expect("an index")]);
+    assert_eq!(ask(2).expect("the last")[0].as_f32(), Some(&[30.0, 31.0][..]));
+    assert_eq!(ask(-3).expect("the first")[0].as_f32(), Some(&[10.0, 11.0][..]));
+    for index in [3, -4, i64::MAX, i64::MIN] {
+        match ask(index) {
+            Err(InferError::BadInput(detail)) => assert!(detail.contains("is not below 3"), "{detail}"),
+            other => assert_eq!(format!("{other:?}"), "a mistake of the caller"),
+        }
+    }
+    let axis = [text(1, "axis"), int(3, 1)].concat();
+    let constant = graph(&[longs("column", &[2]), node("Gather", &["x", "column"], "y", &[axis])]);
+    let error = OnnxLoader.load(&constant).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("the index 2 is not below 2"), "{error}");
+}
+
+#[test]
+fn no_digit_of_an_integer_is_lost_when_a_text_is_cast() {
+    use wire::{info, info_of, int, model, node, text};
+    let cast = node("Cast", &["x"], "y", &[[text(1, "to"), int(3, 7)].concat()]);
+    let cast = model(&[cast, info_of(11, "x", 8, &[-1, 1]), info(12, "y", &[-1, 1])]);
+    let cast = OnnxLoader.load(&cast).expect("it is served");
+    let ask = |text: &str| cast.infer(&[Tensor::new(vec![1, 1], Data::Bytes(vec![text.to_owned()])).expect("a text")]);
+    for (text, integer) in [
+        ("9007199254740993", 9_007_199_254_740_993),
+        (" -9223372036854775807 ", -9_223_372_036_854_775_807),
+        ("9223372036854775807", i64::MAX),
+        ("+7", 7),
+        ("2.9", 2),
+        ("1e3", 1000),
+    ] {
+        assert_eq!(ask(text).expect("a number")[0].data(), &Data::Int64(vec![integer]), "{text:?}");
+    }
+    assert!(matches!(ask("seven"), Err(InferError::BadInput(_))));
+}
+
+#[test]
+fn the_sign_of_a_double_is_that_of_its_smallest_and_largest() {
+    use wire::{info_of, model, node};
+    let graph = [node("Sign", &["x"], "y", &[]), info_of(11, "x", 11, &[-1, 1]), info_of(12, "y", 11, &[-1, 1])];
+    let model = OnnxLoader.load(&model(&graph)).expect("it is served");
+    let x = Data::Fp64(vec![1e-60, -1e-60, 1e300, -0.0, f64::INFINITY]);
+    let answer = model.infer(&[Tensor::new(vec![5, 1], x).expect("numbers")]).expect("it is answered");
+    assert_eq!(answer[0].as_f64(), Some(&[1.0, -1.0, 1.0, 0.0, 1.0][..]));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! The nodes of a tree lie side by side and parents before their children, so that most of what is to be known of a tree
 //! comes from going along them once. Ranks are given out by sorting a feature's tests, and not by looking thresholds up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::lanes::{
@@ -94,22 +94,20 @@ impl<T: Number> Lanes<T> {
     /// Gives the features that are compared with categories and values their codes. Trees whose sets have too many
     /// categories do not fit.
     fn codes(&mut self, forest: &Forest<T>, stands: &mut [Stand<'_, T>]) -> Option<Codes> {
-        let mut sets: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        let mut sets: BTreeMap<u32, Categories> = BTreeMap::new();
         let mut values: BTreeMap<u32, Vec<T>> = BTreeMap::new();
         for node in stands.iter().filter(|stand| stand.fits).flat_map(|stand| stand.nodes) {
             if node.split & CATEGORICAL != 0 {
                 let set = sets.entry(node.split & FEATURE).or_default();
-                forest.categories(node.value.index(), |category| set.push(category));
-                if set.len() > 64 * CODES {
-                    set.sort_unstable();
-                    set.dedup();
+                if !set.refused {
+                    forest.categories(node.value.index(), |category| set.push(category));
                 }
             } else if node.split & EQUAL != 0 {
                 values.entry(node.split & FEATURE).or_default().push(node.value);
             }
         }
         let mut codes = Codes::new();
-        let mut refused = Vec::new();
+        let mut refused = BTreeSet::new();
         let mut code = |feature: u32, kind: u32, from: usize, end: usize| -> Option<()> {
             codes.insert((feature, kind), self.coded.len());
             let (from, end) = (narrow(from)?, narrow(end)?);
@@ -117,21 +115,20 @@ impl<T: Number> Lanes<T> {
             Some(())
         };
         for (feature, mut set) in sets {
-            set.sort_unstable();
-            set.dedup();
-            if set.len() > CODES - FIRST {
-                refused.push((feature, CATEGORICAL));
+            set.settle();
+            if set.refused {
+                refused.insert((feature, CATEGORICAL));
                 continue;
             }
             let from = self.categories.len();
-            self.categories.extend(set);
+            self.categories.extend(set.seen);
             code(feature, CATEGORICAL, from, self.categories.len())?;
         }
         for (feature, mut set) in values {
             set.sort_unstable_by(T::total_cmp);
             set.dedup();
             if set.len() > CODES - FIRST {
-                refused.push((feature, EQUAL));
+                refused.insert((feature, EQUAL));
                 continue;
             }
             let from = self.values.len();
@@ -329,6 +326,35 @@ impl<T: Number> Lanes<T> {
     }
 }
 
+/// The categories that a feature is compared with, some of them more than once until it [settles](Self::settle).
+#[derive(Default)]
+struct Categories {
+    seen: Vec<u32>,
+    /// There are more than codes: no more are kept.
+    refused: bool,
+}
+
+impl Categories {
+    /// Takes the same time for each, however many come: what is left after settling is far less than before.
+    fn push(&mut self, category: u32) {
+        if self.refused {
+            return;
+        }
+        self.seen.push(category);
+        if self.seen.len() > 64 * CODES {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        self.seen.sort_unstable();
+        self.seen.dedup();
+        if self.seen.len() > CODES - FIRST {
+            (self.seen, self.refused) = (Vec::new(), true);
+        }
+    }
+}
+
 /// A set of features, each with its place among them.
 struct Features {
     bits: Vec<u64>,
@@ -450,4 +476,24 @@ impl Shape {
 
 fn narrow(n: usize) -> Option<u32> {
     u32::try_from(n).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn categories_beyond_the_codes_are_given_up_and_not_kept() {
+        // The benchmark has this file without its tests.
+        use super::{CODES, Categories};
+        let mut few = Categories::default();
+        (0..100 * CODES as u32).for_each(|category| few.push(category % 254));
+        few.settle();
+        assert!(!few.refused);
+        assert_eq!(few.seen, (0..254).collect::<Vec<_>>());
+        let mut many = Categories::default();
+        (0..100 * CODES as u32).for_each(|category| {
+            many.push(category);
+            assert!(many.seen.len() <= 64 * CODES);
+        });
+        assert!(many.refused && many.seen.is_empty());
+    }
 }

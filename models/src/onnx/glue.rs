@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::plan::{Args, Op, Outputs, Site};
+use super::plan::{Args, Op, Outputs, Site, TRIAL_ROWS};
 use super::proto::element;
 use super::value::{Buf, Fault, Shape, Slice, Text, Value, each, malformed, unsupported};
 
@@ -90,7 +90,7 @@ pub(super) fn build(site: &Site<'_, '_>) -> Result<Box<dyn Op>, Fault> {
         "Gather" => Box::new(Gather { axis: node.int("axis", 0)? }),
         "Neg" => number(|x| -x, |x| -x, Some(i64::wrapping_neg)),
         "Abs" => number(f32::abs, f64::abs, Some(i64::wrapping_abs)),
-        "Sign" => number(sign, |x| f64::from(sign(x as f32)), Some(i64::signum)),
+        "Sign" => number(sign, sign, Some(i64::signum)),
         "Sqrt" => number(f32::sqrt, f64::sqrt, None),
         "Exp" => number(f32::exp, f64::exp, None),
         "Log" => number(f32::ln, f64::ln, None),
@@ -147,11 +147,11 @@ pub(super) fn build(site: &Site<'_, '_>) -> Result<Box<dyn Op>, Fault> {
     })
 }
 
-fn sign(x: f32) -> f32 {
-    if x > 0.0 {
-        1.0
-    } else if x < 0.0 {
-        -1.0
+fn sign<T: PartialOrd + From<i8>>(x: T) -> T {
+    if x > T::from(0) {
+        T::from(1)
+    } else if x < T::from(0) {
+        T::from(-1)
     } else {
         x
     }
@@ -255,6 +255,8 @@ impl Op for Cast {
             Err(_) if trial => Ok(0.0),
             Err(_) => Err(Fault::Input(format!("{text:?} is no number"))),
         };
+        // An integer may have more digits than a number with a point can hold.
+        let whole = |text: &Text<'_>| text.trim().parse().or_else(|_| parse(text).map(to_i64));
         let parsed = |texts: &[Text<'_>]| texts.iter().map(parse).collect::<Result<Vec<f64>, _>>();
         let buf = match (self.to, buf) {
             (element::FLOAT, buf @ Buf::F32(_)) | (element::DOUBLE, buf @ Buf::F64(_)) => buf,
@@ -274,7 +276,7 @@ impl Op for Cast {
             (element::INT64, Buf::F64(v)) => Buf::I64(all(&v, |x| to_i64(*x))),
             (element::INT64, Buf::I32(v)) => Buf::I64(all(&v, |x| i64::from(*x))),
             (element::INT64, Buf::Bool(v)) => Buf::I64(all(&v, |x| i64::from(*x))),
-            (element::INT64, Buf::Text(v)) => Buf::I64(all(&parsed(&v)?, |x| to_i64(*x))),
+            (element::INT64, Buf::Text(v)) => Buf::I64(Slice::Owned(v.iter().map(whole).collect::<Result<_, _>>()?)),
             (element::INT32, Buf::F32(v)) => Buf::I32(all(&v, |x| to_i32(f64::from(*x)))),
             (element::INT32, Buf::F64(v)) => Buf::I32(all(&v, |x| to_i32(*x))),
             (element::INT32, Buf::I64(v)) => Buf::I32(all(&v, |x| *x as i32)),
@@ -400,7 +402,7 @@ impl Op for Reshape {
                 *dim = shape.len().checked_div(known).ok_or_else(unfit)?;
             }
         }
-        let reshaped = Shape::new(&dims)?;
+        let reshaped = Shape::within(&dims, args.limit)?;
         if reshaped.len() != shape.len() {
             return Err(unfit());
         }
@@ -518,7 +520,7 @@ impl Op for Gather {
         let (value, picked) = (args.get(0)?, args.get(1)?);
         let axis = value.shape.axis(self.axis)?;
         let (outer, along, inner) = value.shape.around(axis);
-        let indices = indices(picked, along)?;
+        let indices = indices(args, 1, along)?;
         let dims = value.shape.dims();
         let mut shape = dims.iter().take(axis).copied().collect::<Vec<_>>();
         shape.extend(picked.shape.dims());
@@ -538,14 +540,20 @@ impl Op for Gather {
     }
 }
 
-/// Indices below `end`; negative ones count from there.
-pub(super) fn indices(value: &Value<'_>, end: usize) -> Result<Vec<usize>, Fault> {
+/// An input of indices below `end`; negative ones count from there. Those that are no constants come from the caller.
+pub(super) fn indices(args: &Args<'_, '_>, at: usize, end: usize) -> Result<Vec<usize>, Fault> {
+    let constant = args.is_constant(at);
     let index = |index: i64| {
         let from_end = if index < 0 { index.checked_add_unsigned(end as u64) } else { Some(index) };
         let index_ok = from_end.and_then(|index| usize::try_from(index).ok()).filter(|index| *index < end);
-        index_ok.ok_or_else(|| malformed(format!("the index {index} is not below {end}")))
+        match (index_ok, i64::try_from(end)) {
+            (Some(index), _) => Ok(index),
+            (None, Ok(end)) if args.trial && !constant && end > 0 => Ok(index.rem_euclid(end) as usize),
+            _ if constant || end == 0 => Err(malformed(format!("the index {index} is not below {end}"))),
+            _ => Err(Fault::Input(format!("the index {index} is not below {end}"))),
+        }
     };
-    match &value.buf {
+    match &args.get(at)?.buf {
         Buf::I64(v) => v.iter().map(|at| index(*at)).collect(),
         Buf::I32(v) => v.iter().map(|at| index(i64::from(*at))).collect(),
         other => Err(malformed(format!("indices are {}", other.type_name()))),
@@ -901,8 +909,9 @@ impl Op for Product {
             return Err(malformed(format!("the shapes {:?} and {:?} do not fit", a.shape.dims(), b.shape.dims())));
         }
         let shape = Shape::within(&[a_rows, columns], limit)?;
-        // What a short file may cost in time.
-        if shape.len().saturating_mul(inner) > limit.saturating_mul(64) {
+        // What a short file may cost in time: in the trial, and a row thereafter.
+        let rows = if args.trial { a_rows } else { a_rows.min(TRIAL_ROWS) };
+        if rows.saturating_mul(columns).saturating_mul(inner) > limit.saturating_mul(64) {
             return Err(unsupported(format!("a product of the shapes {:?} and {:?}", a.shape.dims(), b.shape.dims())));
         }
         let buf = match (&a.buf, &b.buf) {
@@ -1028,7 +1037,7 @@ impl Op for Reduce {
         };
         let axis = value.shape.axis(*axis)?;
         let (outer, along, inner) = value.shape.around(axis);
-        let shape = without(&value.shape, axis, self.keep)?;
+        let shape = without(&value.shape, axis, self.keep, args.limit)?;
         macro_rules! reduce {
             ($kind:ident, $v:expr, $type:ty, $div:expr) => {{
                 let mut reduced = Vec::with_capacity(shape.len());
@@ -1065,13 +1074,14 @@ impl Op for Reduce {
     }
 }
 
-fn without(shape: &Shape, axis: usize, keep: bool) -> Result<Shape, Fault> {
+/// An axis of no length leaves the others as long as they are.
+fn without(shape: &Shape, axis: usize, keep: bool, limit: usize) -> Result<Shape, Fault> {
     let dims = shape.dims().iter().enumerate().filter_map(|(at, length)| match (at == axis, keep) {
         (false, _) => Some(*length),
         (true, true) => Some(1),
         (true, false) => None,
     });
-    Shape::new(&dims.collect::<Vec<_>>())
+    Shape::within(&dims.collect::<Vec<_>>(), limit)
 }
 
 struct Arg {
@@ -1085,7 +1095,7 @@ impl Op for Arg {
         let value = args.get(0)?;
         let axis = value.shape.axis(self.axis)?;
         let (outer, along, inner) = value.shape.around(axis);
-        let shape = without(&value.shape, axis, self.keep)?;
+        let shape = without(&value.shape, axis, self.keep, args.limit)?;
         fn best<T: PartialOrd + Copy>(line: impl Iterator<Item = T>, min: bool) -> i64 {
             let mut best: Option<(usize, T)> = None;
             for (at, x) in line.enumerate() {

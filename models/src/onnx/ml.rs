@@ -208,10 +208,10 @@ struct Pick;
 
 impl Op for Pick {
     fn run<'a>(&'a self, args: &mut Args<'_, 'a>) -> Result<Outputs<'a>, Fault> {
-        let (value, picked) = (args.get(0)?, args.get(1)?);
+        let value = args.get(0)?;
         let dims = value.shape.dims();
         let (width, outer) = dims.split_last().ok_or_else(|| malformed("its input is a scalar"))?;
-        let columns = indices(picked, *width)?;
+        let columns = indices(args, 1, *width)?;
         let rows: usize = outer.iter().product();
         let outer = if outer.is_empty() { &[1][..] } else { outer };
         let shape = Shape::within(&[outer, &[columns.len()]].concat(), args.limit)?;
@@ -702,6 +702,7 @@ impl Op for Linear {
             return Err(malformed(format!("{width} columns for {} features", self.features)));
         }
         let targets = self.intercepts.len();
+        let shape = Shape::within(&[rows, targets], args.limit)?;
         let mut scores = product(&value.buf.to_f32()?, &self.coefficients, (rows, width, targets), true);
         scores.iter_mut().zip(self.intercepts.iter().cycle()).for_each(|(score, intercept)| *score += intercept);
         let Some(labels) = &self.labels else {
@@ -710,7 +711,7 @@ impl Op for Linear {
             } else {
                 scores.chunks_mut(targets).for_each(|row| self.transform.apply(row));
             }
-            return Ok(Value::f32(Shape::new(&[rows, targets])?, scores).into());
+            return Ok(Value::f32(shape, scores).into());
         };
         if targets == 1 {
             let classes: Vec<_> = scores.iter().map(|score| usize::from(*score > 0.0)).collect();
@@ -723,7 +724,7 @@ impl Op for Linear {
         }
         let classes: Vec<_> = scores.chunks(targets).map(argmax).collect();
         scores.chunks_mut(targets).for_each(|row| self.transform.apply(row));
-        Ok(Outputs::Two(labels.pick(&classes)?, Value::f32(Shape::new(&[rows, targets])?, scores)))
+        Ok(Outputs::Two(labels.pick(&classes)?, Value::f32(shape, scores)))
     }
 
     fn memory_bytes(&self) -> usize {

@@ -9,10 +9,14 @@ use super::{glue, ml, proto};
 use crate::{DataType, Dim, TensorSpec};
 
 /// Rows of the trial: no axis of a graph is likely to be as long by chance, and the batch must not matter.
-const TRIAL_ROWS: usize = 7;
+pub(super) const TRIAL_ROWS: usize = 7;
 
 /// How many elements all tensors of the trial may have: a short file must not unfold into gigabytes.
 const TRIAL_ELEMENTS: usize = 1 << 22;
+
+/// How many elements a tensor may have: rows are answered by blocks, so that a batch unfolds into no more. What a row
+/// unfolds into is found out in the trial; only shapes that are data could ask for more.
+pub(super) const BLOCK_ELEMENTS: usize = 1 << 22;
 
 /// How many elements the operators of the trial may read, all together: nor may it take minutes.
 const TRIAL_READS: usize = 1 << 27;
@@ -87,6 +91,11 @@ impl<'a> Args<'_, 'a> {
         .ok_or_else(|| malformed(format!("input {at} is missing")))
     }
 
+    /// Whether the input is the file's, and no caller's.
+    pub(super) fn is_constant(&self, at: usize) -> bool {
+        matches!(self.sources.get(at), Some(Source::Constant(_)))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.sources.len()
     }
@@ -150,6 +159,8 @@ pub(super) struct Plan {
     slots: usize,
     /// Where the outputs are.
     outputs: Vec<Source>,
+    /// Elements a row of the widest tensor.
+    widest: usize,
 }
 
 /// A plan with what it takes and gives.
@@ -263,8 +274,10 @@ pub(super) fn plan(model: &proto::Model<'_>) -> Result<Planned, Fault> {
         return Err(malformed("the graph has no outputs"));
     }
     let slots = planner.samples.len();
-    let mut plan = Plan { steps: planner.steps, constants: planner.constants, slots, outputs };
-    plan.mark_last_uses();
+    let mut plan = Plan { steps: planner.steps, constants: planner.constants, slots, outputs, widest: 0 };
+    let needed = plan.keep_needed();
+    let kept = planner.samples.iter().zip(needed).filter(|(_, needed)| *needed);
+    plan.widest = kept.map(|(sample, _)| sample.shape.extent().div_ceil(TRIAL_ROWS)).max().unwrap_or_default();
     check_rows(&plan, &inputs)?;
     Ok(Planned { plan, inputs, outputs: specs })
 }
@@ -282,7 +295,7 @@ impl<'f> Planner<'f> {
     }
 
     fn count(&mut self, made: &Value<'_>) -> Result<(), Fault> {
-        self.elements += made.buf.len();
+        self.elements = self.elements.saturating_add(made.shape.extent());
         if self.elements > TRIAL_ELEMENTS {
             return Err(unsupported(format!("more than {} elements a row", TRIAL_ELEMENTS / TRIAL_ROWS)));
         }
@@ -332,8 +345,13 @@ impl<'f> Planner<'f> {
         let fold = sources.iter().all(|source| !matches!(source, Source::Slot(..)));
         // Its inputs alone, in slots of their own.
         let mut slots: Vec<_> = sources.iter().map(|source| self.sample(*source).map(Value::borrow)).collect();
-        let own: Vec<_> = (0..slots.len()).map(|slot| Source::Slot(slot, false)).collect();
-        let mut args = Args { sources: &own, slots: &mut slots, constants: &[], limit: TRIAL_ELEMENTS, trial: true };
+        let own = sources.iter().enumerate().map(|(at, source)| match source {
+            Source::Slot(..) => Source::Slot(at, false),
+            constant => *constant,
+        });
+        let own: Vec<_> = own.collect();
+        let constants = &self.constants;
+        let mut args = Args { sources: &own, slots: &mut slots, constants, limit: TRIAL_ELEMENTS, trial: true };
         let (first, second) = match op.run(&mut args)? {
             Outputs::One(value) => (value.into_static(), None),
             Outputs::Two(first, second) => (first.into_static(), Some(second.into_static())),
@@ -485,8 +503,9 @@ fn begins_with(all: &Buf<'_>, some: &Buf<'_>) -> bool {
 }
 
 impl Plan {
-    /// So that an operator may take what is not needed again, and memory is freed early.
-    fn mark_last_uses(&mut self) {
+    /// Drops the steps that no output needs, and marks the last use of each slot, so that an operator may take what is
+    /// not needed again, and memory is freed early. The slots that are needed are the answer.
+    fn keep_needed(&mut self) -> Vec<bool> {
         let mut needed = vec![false; self.slots];
         for source in &self.outputs {
             if let Source::Slot(slot, _) = source
@@ -495,7 +514,11 @@ impl Plan {
                 *needed = true;
             }
         }
-        for step in self.steps.iter_mut().rev() {
+        let mut kept = Vec::with_capacity(self.steps.len());
+        for mut step in std::mem::take(&mut self.steps).into_iter().rev() {
+            if !step.outputs.iter().flatten().any(|slot| needed.get(*slot) == Some(&true)) {
+                continue;
+            }
             for source in step.sources.iter_mut().rev() {
                 if let Source::Slot(slot, last) = source
                     && let Some(needed) = needed.get_mut(*slot)
@@ -503,7 +526,16 @@ impl Plan {
                     *last = !std::mem::replace(needed, true);
                 }
             }
+            kept.push(step);
         }
+        kept.reverse();
+        self.steps = kept;
+        needed
+    }
+
+    /// The most rows that are to be run at once.
+    pub(super) fn block_rows(&self) -> usize {
+        (BLOCK_ELEMENTS / self.widest.max(1)).max(1)
     }
 
     /// Runs the graph on its inputs, in their order.

@@ -8,6 +8,9 @@ use super::value::{Buf, Fault, Shape, Slice, Value, malformed, unsupported};
 /// More nodes than any exporter writes for a classical model.
 const MAX_NODES: usize = 1 << 16;
 
+/// The largest extent of a tensor of no elements.
+const EMPTY_EXTENT: usize = 1 << 20;
+
 /// One field of a message.
 #[derive(Debug, Clone, Copy)]
 enum Field<'a> {
@@ -442,5 +445,7 @@ pub(super) fn tensor_value(bytes: &[u8]) -> Result<(&str, Value<'static>), Fault
     if value.shape.len() != value.buf.len() {
         return Err(malformed(format!("tensor {name:?} of shape {dims:?} has {} elements", value.buf.len())));
     }
+    // A tensor of no elements may have axes of any length beside the one of none.
+    Shape::within(&dims, value.buf.len().max(EMPTY_EXTENT)).map_err(|fault| fault.at(&format!("tensor {name:?}")))?;
     Ok((name, value))
 }

@@ -405,6 +405,7 @@ impl<T: Real> Op for Regressor<T> {
     fn run<'a>(&'a self, args: &mut Args<'_, 'a>) -> Result<Outputs<'a>, Fault> {
         let ensemble = &self.0;
         let (rows, count) = rows::<T>(args, ensemble.features)?;
+        let shape = Shape::within(&[count, ensemble.scores], args.limit)?;
         let (mut scores, _) = ensemble.scores(&rows, count);
         if !ensemble.base.is_empty() {
             scores.iter_mut().zip(ensemble.base.iter().cycle()).for_each(|(score, base)| *score += *base);
@@ -415,7 +416,7 @@ impl<T: Real> Op for Regressor<T> {
         } else {
             scores.chunks_mut(ensemble.scores).for_each(|row| ensemble.transform.apply(row));
         }
-        Ok(Value::f32(Shape::new(&[count, ensemble.scores])?, scores).into())
+        Ok(Value::f32(shape, scores).into())
     }
 
     fn memory_bytes(&self) -> usize {
@@ -520,8 +521,9 @@ impl<T: Real> Op for Classifier<T> {
     fn run<'a>(&'a self, args: &mut Args<'_, 'a>) -> Result<Outputs<'a>, Fault> {
         let ensemble = &self.ensemble;
         let (rows, count) = rows::<T>(args, ensemble.features)?;
-        let (sums, scored) = ensemble.scores(&rows, count);
         let width = ensemble.scores;
+        let shape = Shape::within(&[count, width], args.limit)?;
+        let (sums, scored) = ensemble.scores(&rows, count);
         let mut classes = Vec::with_capacity(count);
         let mut scores = Vec::with_capacity(count * width);
         // The forest says it once for all rows.
@@ -545,8 +547,7 @@ impl<T: Real> Op for Classifier<T> {
             classes.push(best.map_or(0, |(at, _)| at));
             ensemble.transform.apply(scores.get_mut(from..).unwrap_or_default());
         }
-        let scores = Value::f32(Shape::new(&[count, width])?, scores);
-        Ok(Outputs::Two(self.labels.pick(&classes)?, scores))
+        Ok(Outputs::Two(self.labels.pick(&classes)?, Value::f32(shape, scores)))
     }
 
     fn memory_bytes(&self) -> usize {

@@ -45,7 +45,8 @@ pub(super) struct Shape {
 
 impl Shape {
     pub(super) fn new(dims: &[usize]) -> Result<Self, Fault> {
-        if dims.iter().try_fold(1_usize, |product, dim| product.checked_mul(*dim)).is_none() {
+        // Also the axes beside one of no length, along which operators go.
+        if dims.iter().try_fold(1_usize, |product, dim| product.checked_mul((*dim).max(1))).is_none() {
             return Err(malformed(format!("the shape {dims:?} is too large")));
         }
         let mut shape = Self { rank: dims.len() as u8, dims: [0; MAX_RANK] };
@@ -56,10 +57,14 @@ impl Shape {
         Ok(shape)
     }
 
-    /// As [`new`](Self::new), for at most so many elements.
+    /// As [`new`](Self::new), for at most so large an [`extent`](Self::extent).
     pub(super) fn within(dims: &[usize], limit: usize) -> Result<Self, Fault> {
         let shape = Self::new(dims)?;
-        if shape.len() > limit {
+        if shape.len() == 0 && shape.extent() > limit {
+            // No other engine is to try it either.
+            return Err(malformed(format!("a tensor of no elements of shape {dims:?}")));
+        }
+        if shape.extent() > limit {
             return Err(unsupported(format!("an intermediate tensor of shape {dims:?}")));
         }
         Ok(shape)
@@ -75,6 +80,11 @@ impl Shape {
 
     pub(super) fn len(&self) -> usize {
         self.dims().iter().product()
+    }
+
+    /// The elements, or those that there would be if axes of no length had one: no work on the tensor is for more.
+    pub(super) fn extent(&self) -> usize {
+        self.dims().iter().map(|dim| (*dim).max(1)).product()
     }
 
     /// An axis that may be counted from the end.
