@@ -674,6 +674,7 @@ impl Graph {
         while let Some((number, field)) = fields.next()? {
             match number {
                 5 | 10 => drop(read_tensor(field.message()?)?),
+                8 => check_numbers(&field)?,
                 6 | 11 => self.read_graph(field.message()?, depth + 1)?,
                 14 | 15 => check_type(field.message()?, 0)?,
                 _ => {}
@@ -683,12 +684,23 @@ impl Graph {
     }
 }
 
+/// Numbers one after the other, each whole: rten reads one that does not end for ever.
+fn check_numbers(field: &Field<'_>) -> Result<(), LoadError> {
+    let Field::Bytes(bytes) = field else { return Ok(()) };
+    let mut numbers = Fields(bytes);
+    while !numbers.0.is_empty() {
+        numbers.varint()?;
+    }
+    Ok(())
+}
+
 /// The tensor's name.
 fn read_tensor(bytes: &[u8]) -> Result<String, LoadError> {
     let mut name = String::new();
     let mut fields = Fields(bytes);
     while let Some((number, field)) = fields.next()? {
         match number {
+            5 | 7 | 11 => check_numbers(&field)?,
             8 => name = field.text()?,
             13 => return Err(unsupported("external data (save the weights within the file)")),
             14 if field.number()? != 0 => return Err(unsupported("external data (save the weights within the file)")),
