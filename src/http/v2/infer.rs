@@ -56,7 +56,8 @@ async fn answer(http: &Http, named: &Named, head: &Parts, body: Body) -> Result<
     let fallback = request_id(&head.headers);
     let parse = move |model: &ServedModel| {
         let body = plain(encoding, body, limit)?;
-        let asked = request::parse(&body, json_length.as_deref(), model.model.signature()).map_err(problem)?;
+        let asked = request::parse(&body, json_length.as_deref(), model.model.signature(), &model.layout);
+        let asked = asked.map_err(problem)?;
         let id = asked.id.unwrap_or_else(|| fallback.to_str().unwrap_or_default().to_owned());
         // It is asked for once.
         let _ = planned.set(Plan { id, outputs: asked.outputs });

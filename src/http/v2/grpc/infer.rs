@@ -23,6 +23,7 @@ use crate::http::v2::infer::problem;
 use crate::http::v2::request::{Error, UNSUPPORTED, assemble, place};
 use crate::http::v2::wire::{self, Elements, WireType};
 use crate::serving::ServedModel;
+use crate::serving::layout::Lookup;
 
 /// An answer on its way: the model that gave it, and the message in its frame.
 pub(super) struct Inferred {
@@ -86,19 +87,17 @@ fn parse(model: &ServedModel, message: Bytes) -> Result<(Inputs, Question), Prob
             "there are {buffers} raw_input_contents for {inputs} inputs: each has one, or none has"
         )));
     }
-    let outputs = selected(&asked.outputs, &signature.outputs)?;
+    let outputs = selected(&asked.outputs, &signature.outputs, &model.layout.outputs)?;
 
     let mut buffers = asked.raw_input_contents.into_iter();
     let mut tensors: Vec<Option<Tensor>> = signature.inputs.iter().map(|_| None).collect();
     for input in asked.inputs {
         let buffer = buffers.next();
-        let (index, spec) = place("input", &input.name, &signature.inputs).map_err(bad)?;
-        let tensor = tensor(input, buffer, spec)?;
-        if let Some(target) = tensors.get_mut(index)
-            && target.replace(tensor).is_some()
-        {
+        let (index, spec) = place("input", &input.name, &signature.inputs, &model.layout.inputs).map_err(bad)?;
+        let Some(target) = tensors.get_mut(index).filter(|target| target.is_none()) else {
             return Err(bad(format!("input {:?} is there twice", spec.name)));
-        }
+        };
+        *target = Some(tensor(input, buffer, spec)?);
     }
     let (tensors, rows) = assemble(tensors, signature).map_err(problem)?;
     Ok((Inputs { tensors, rows }, Question { id: asked.id, raw, outputs }))
@@ -162,13 +161,13 @@ fn elements(name: &str, datatype: WireType, contents: pb::InferTensorContents) -
 }
 
 /// The places of the outputs that are asked for; all, where none is.
-fn selected(asked: &[InferRequestedOutputTensor], specs: &[TensorSpec]) -> Result<Vec<usize>, Problem> {
+fn selected(asked: &[InferRequestedOutputTensor], specs: &[TensorSpec], names: &Lookup) -> Result<Vec<usize>, Problem> {
     if asked.is_empty() {
         return Ok((0..specs.len()).collect());
     }
     let mut places = Vec::new();
     for output in asked {
-        let (index, spec) = place("output", &output.name, specs).map_err(bad)?;
+        let (index, spec) = place("output", &output.name, specs, names).map_err(bad)?;
         if places.contains(&index) {
             return Err(bad(format!("output {:?} is asked for twice", spec.name)));
         }
