@@ -7,6 +7,9 @@ use flate2::read::GzDecoder;
 use flate2::write::{GzEncoder, ZlibEncoder};
 
 use super::*;
+use crate::http::problem::Problem;
+use crate::http::v2::repository::served;
+use crate::manager::{Done, Progress};
 
 /// Two rows for a test model, as bytes.
 fn rows() -> Vec<u8> {
@@ -252,4 +255,72 @@ async fn the_index_shows_what_is_not_there_and_why() {
     assert_eq!(states, expected, "what replaces a model does not make it less ready");
     let ready = server.post("/v2/repository/index", r#"{"ready":true}"#).await.json();
     assert_eq!(ready.as_array().map(Vec::len), Some(1));
+}
+
+fn done(progress: Progress, serving: Option<&str>) -> Done {
+    let serving = serving.map(str::to_owned);
+    Done { slot: "model new".to_owned(), action: "load", before: None, serving, progress }
+}
+
+#[tokio::test]
+async fn a_load_that_ends_with_nothing_served_is_no_success() {
+    let server = iris();
+    let slot = Slot::Model("new".parse().expect("a name"));
+    let load = |progress, serving| {
+        served(&server.http, &slot, move || std::future::ready(Ok::<_, Problem>(done(progress, serving))))
+    };
+    for (progress, code, told) in [
+        (Progress::Waiting, "not_here", "model new is pinned to a version that is not here"),
+        (Progress::Done, "nothing_to_serve", "nothing that can be served as model new"),
+    ] {
+        let problem = load(progress, None).await.expect_err("nothing is served");
+        assert_eq!((problem.status.as_u16(), problem.code), (409, code));
+        assert!(problem.detail.contains(told), "{}", problem.detail);
+        load(progress, Some("3")).await.expect("what is pinned elsewhere is served still");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_ends_as_soon_as_it_is_refused_or_overtaken() {
+    let server = iris();
+    let (http, slot) = (&server.http, Slot::Model("new".parse().expect("a name")));
+    let times = std::cell::Cell::new(0);
+    let load = || {
+        let answers = || {
+            times.set(times.get() + 1);
+            let first = times.get() == 1;
+            let progress = if first { Progress::Loading } else { Progress::Done };
+            std::future::ready(Ok::<_, Problem>(done(progress, None)))
+        };
+        times.set(0);
+        http.status.set_loading([slot.clone()].iter());
+        let begun = tokio::time::Instant::now();
+        (begun, served(http, &slot, answers))
+    };
+    let soon = |begun: tokio::time::Instant| assert!(begun.elapsed() < Duration::from_secs(1));
+    let refuse = async {
+        tokio::task::yield_now().await;
+        http.status.set_loading([].iter());
+        http.status.record(Entry::new("rejected", [(slot.clone(), "3".to_owned())]));
+    };
+    let (begun, loaded) = load();
+    assert_eq!(tokio::join!(loaded, refuse).0.expect_err("refused").code, "nothing_to_serve");
+    soon(begun);
+    // That an unloading is under way is told before it is done.
+    let unload = async {
+        http.status.record(Entry::new("unloaded", [(slot.clone(), "3".to_owned())]));
+        tokio::task::yield_now().await;
+        http.status.set_unloaded(&slot, true);
+    };
+    let (begun, loaded) = load();
+    assert_eq!(tokio::join!(loaded, unload).0.expect_err("overtaken").code, "unloaded");
+    soon(begun);
+    http.status.set_unloaded(&slot, false);
+    let swap = async {
+        tokio::task::yield_now().await;
+        let before = http.serving.snapshot();
+        server.swapper.swap(before.with(vec![], vec![model("new", 3, Does::Sum, CHEAP)]));
+    };
+    let (_, loaded) = load();
+    tokio::join!(loaded, swap).0.expect("served");
 }
