@@ -324,3 +324,78 @@ async fn a_load_ends_as_soon_as_it_is_refused_or_overtaken() {
     let (_, loaded) = load();
     tokio::join!(loaded, swap).0.expect("served");
 }
+
+#[tokio::test]
+async fn a_large_answer_is_compressed_where_it_holds_up_nobody() {
+    let server = Server::new(vec![], vec![model("iris", 3, Does::Both, CHEAP)]);
+    let asked = |rows: usize| {
+        let data = vec!["1.5,2.25"; rows].join(",");
+        let json = format!(r#"{{"inputs":[{{"name":"x","shape":[{rows},2],"datatype":"FP32","data":[{data}]}}]}}"#);
+        server.infer("/v2/models/iris/infer", &[("accept-encoding", "gzip")], json)
+    };
+    // One at work and one in the queue: there is no place.
+    let (held, free) = std::sync::mpsc::channel::<()>();
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let first = server.http.compute.run(move || begun.send(()).is_ok() && free.recv().is_ok());
+    let blocked = async {
+        has_begun.await.expect("it is at work");
+        let second = server.http.compute.run(|| ());
+        let asks = async {
+            tokio::task::yield_now().await;
+            let (large, small) = (asked(1900).await, asked(300).await);
+            held.send(()).expect("it waits");
+            (large, small)
+        };
+        tokio::join!(asks, second).0
+    };
+    let (large, small) = tokio::join!(blocked, first).0;
+    assert_eq!((large.status, large.header("content-encoding")), (200, ""), "as it is, rather than not at all");
+    assert_eq!((small.status, small.header("content-encoding")), (200, "gzip"));
+    let again = asked(1900).await;
+    assert_eq!(again.header("content-encoding"), "gzip");
+    let mut inflated = Vec::new();
+    std::io::Read::read_to_end(&mut GzDecoder::new(&again.body[..]), &mut inflated).expect("gzip");
+    let outputs = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).expect("JSON")["outputs"].clone();
+    assert_eq!(outputs(&inflated), outputs(&large.body));
+}
+
+/// A call over gRPC, with this body.
+async fn call(server: &Server, path: &str, body: &'static [u8]) -> Answer {
+    let request = Request::post(path).version(http::Version::HTTP_2).header("content-type", "application/grpc");
+    server.send(request.body(Body::from(body)).expect("a request")).await
+}
+
+#[tokio::test]
+async fn streams_of_grpc_and_listeners_to_events_take_no_places_from_each_other() {
+    let server = iris();
+    // Each ends with its first word.
+    server.http.status.set_draining();
+    let watch = "/grpc.health.v1.Health/Watch";
+    let (listeners, streams) = (crate::http::events::CLIENTS, crate::http::v2::grpc::STREAMS);
+    let held = server.http.listeners.try_acquire_many(u32::try_from(listeners).expect("some")).expect("nobody listens");
+    let answer = call(&server, watch, &[0; 5]).await;
+    assert_eq!((answer.header("grpc-status"), answer.body.is_empty()), ("", false));
+    drop(held);
+    let held = server.http.streams.try_acquire_many(u32::try_from(streams).expect("some")).expect("nobody watches");
+    assert_eq!(call(&server, watch, &[0; 5]).await.header("grpc-status"), "14");
+    assert_eq!(server.get("/events").await.status, 200);
+    drop(held);
+    assert_eq!(server.http.streams.available_permits(), streams);
+}
+
+#[tokio::test]
+async fn what_is_not_predicted_is_counted_by_its_cause() {
+    let server = iris();
+    let count = |code: &str| server.metric(&format!("hotserve_predict_errors_total{{code=\"{code}\"}}"));
+    let infer = "/inference.GRPCInferenceService/ModelInfer";
+    for (body, status) in [(&[][..], "3"), (&[0, 0, 0], "3"), (&[0, 255, 0, 0, 0], "8"), (&[1, 0, 0, 0, 0], "13")] {
+        assert_eq!(call(&server, infer, body).await.header("grpc-status"), status, "{body:?}");
+    }
+    assert_eq!((count("bad_input"), count("failed")), (4.0, 0.0));
+    // Only inferences are predictions.
+    call(&server, "/inference.GRPCInferenceService/ServerLive", &[0, 0]).await;
+    assert_eq!(count("bad_input"), 4.0);
+    let fault = predict::counted(&server.http, Err::<(), _>(Problem::internal()));
+    assert!(fault.is_err());
+    assert_eq!((count("bad_input"), count("failed")), (4.0, 1.0));
+}

@@ -17,9 +17,11 @@ use super::status::bad;
 use crate::http::Http;
 use crate::http::body::Inputs;
 use crate::http::inference;
-use crate::http::predict::counted;
+use crate::http::min_version::MinVersion;
+use crate::http::predict;
 use crate::http::problem::Problem;
 use crate::http::v2::infer::problem;
+use crate::http::v2::models::chosen;
 use crate::http::v2::request::{Error, UNSUPPORTED, assemble, place};
 use crate::http::v2::wire::{self, Elements, WireType};
 use crate::serving::ServedModel;
@@ -48,10 +50,13 @@ pub(super) async fn infer(
     message: Bytes,
 ) -> Result<Inferred, Status> {
     let model = match scan(&message) {
-        Ok(asked) => super::model(http, headers, deadline, asked.named()).await,
+        Ok(asked) => match MinVersion::of(headers, http) {
+            Ok(wanted) => chosen(http, wanted, deadline.at, &asked.named()).await,
+            Err(problem) => Err(problem),
+        },
         Err(problem) => Err(problem),
     };
-    let model = counted(http, model)?;
+    let model = predict::counted(http, model)?;
     let question = Arc::new(OnceLock::new());
     let answered = Arc::clone(&question);
     let size = message.len();
@@ -64,13 +69,22 @@ pub(super) async fn infer(
     let write = move |model: &ServedModel, outputs: &[Tensor], rows: usize| {
         answered.get().map(|question| frame::encode(&write(model, question, outputs, rows)))
     };
-    let done = counted(http, inference::run(http, &model, deadline.at, size, parse, write).await);
+    let done = predict::counted(http, inference::run(http, &model, deadline.at, size, parse, write).await);
     let done = done.map_err(|problem| match Status::from(problem) {
         status if status.code() == Code::DeadlineExceeded => deadline.exceeded(),
         status => status,
     })?;
     let frame = done.answer.ok_or_else(Problem::internal)?;
     Ok(Inferred { model, frame })
+}
+
+/// Counts a message that could not be read, by its cause.
+pub(super) fn counted(http: &Http, message: Result<Bytes, Status>) -> Result<Bytes, Status> {
+    message.inspect_err(|status| {
+        let code = status.metadata().get("x-error-code").and_then(|code| code.to_str().ok());
+        let busy = status.code() == Code::Unavailable;
+        predict::count(http, code.unwrap_or(if busy { "overloaded" } else { "bad_request" }));
+    })
 }
 
 fn parse(model: &ServedModel, message: Bytes) -> Result<(Inputs, Question), Problem> {
