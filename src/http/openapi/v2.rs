@@ -190,16 +190,17 @@ pub(super) const TAG: &str = "v2";
 pub(super) fn own_infer(served: &ServedModel, described: &Described) -> Value {
     let name = served.facts.name.as_str();
     let signature = served.model.signature();
-    let named =
-        |specs: &[hotserve_models::TensorSpec]| -> Vec<String> { specs.iter().map(|spec| spec.name.clone()).collect() };
-    let (inputs, outputs) = (named(&signature.inputs), named(&signature.outputs));
-    let schema = json!({ "allOf": [reference("InferenceRequest"), { "properties": {
-        "inputs": {
-            "minItems": inputs.len(), "maxItems": inputs.len(),
-            "items": { "properties": { "name": { "enum": inputs } } },
-        },
-        "outputs": { "items": { "properties": { "name": { "enum": outputs } } } },
-    } }] });
+    let count = signature.inputs.len();
+    let mut fields = json!({ "inputs": { "minItems": count, "maxItems": count }, "outputs": {} });
+    let named = [
+        ("inputs", &signature.inputs, described.inputs_named),
+        ("outputs", &signature.outputs, described.outputs_named),
+    ];
+    for (field, specs, _) in named.into_iter().filter(|(.., named)| *named) {
+        let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        fields[field]["items"] = json!({ "properties": { "name": { "enum": names } } });
+    }
+    let schema = json!({ "allOf": [reference("InferenceRequest"), { "properties": fields }] });
     let summary = format!("Infer with {name}");
     infer(&format!("v2.infer.{name}"), &summary, &schema, described.tensors.as_ref()).into()
 }
