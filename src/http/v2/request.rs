@@ -8,16 +8,19 @@
 //! The header `inference-header-content-length` says where the JSON ends; where it is 0 there is none, and the body is
 //! the one tensor that the model takes. Fields that are not known are ignored, and null is as good as absent.
 
+mod json;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
 
 use hotserve_models::{Dim, Signature, Tensor, TensorSpec};
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use self::json::{List, OrNull, put, skip};
 use super::data::{Read, Values};
 use super::wire::{WireType, elements, from_raw, shown};
 use crate::serving::layout::{Layout, Lookup};
@@ -499,83 +502,6 @@ impl<'de> Deserialize<'de> for Name {
 
         json.deserialize_str(Known)
     }
-}
-
-/// Reads a list; null is none.
-struct List<S>(&'static str, S);
-
-impl<'de, S: DeserializeSeed<'de> + Copy> DeserializeSeed<'de> for List<S> {
-    type Value = Option<Vec<S::Value>>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de, S: DeserializeSeed<'de> + Copy> Visitor<'de> for List<S> {
-    type Value = Option<Vec<S::Value>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the list of {}", self.0)
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(self.1)? {
-            items.push(item);
-        }
-        Ok(Some(items))
-    }
-}
-
-/// Reads what may be null.
-struct OrNull<S>(S);
-
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for OrNull<S> {
-    type Value = Option<S::Value>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_option(self)
-    }
-}
-
-impl<'de, S: DeserializeSeed<'de>> Visitor<'de> for OrNull<S> {
-    type Value = Option<S::Value>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value or null")
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_none<E: serde::de::Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        self.0.deserialize(json).map(Some)
-    }
-}
-
-/// Notes what came, once.
-fn put<T, E: serde::de::Error>(place: &mut Option<T>, value: Option<T>, what: &str) -> Result<(), E> {
-    if value.is_some() && place.is_some() {
-        return Err(E::custom(format_args!("{what:?} is there twice")));
-    }
-    if value.is_some() {
-        *place = value;
-    }
-    Ok(())
-}
-
-fn skip<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
-    map.next_value::<IgnoredAny>().map(|_| ())
 }
 
 #[cfg(test)]
