@@ -67,6 +67,8 @@ pub struct Http {
     document: openapi::Kept,
     /// Places for those who listen to events.
     listeners: Arc<Semaphore>,
+    /// Places for streams of gRPC that last.
+    streams: Arc<Semaphore>,
 }
 
 impl Http {
@@ -82,7 +84,8 @@ impl Http {
         let admin = config.admin.as_ref().map(|admin| Admin { token: admin.token.clone(), handle: commands });
         let (waiters, listeners) = (Semaphore::new(min_version::WAITERS), Arc::new(Semaphore::new(events::CLIENTS)));
         let (pollers, document) = (Semaphore::new(state::POLLERS), openapi::Kept::default());
-        Self { serving, status, metrics, compute, config, admin, waiters, pollers, document, listeners }
+        let streams = Arc::new(Semaphore::new(v2::grpc::STREAMS));
+        Self { serving, status, metrics, compute, config, admin, waiters, pollers, document, listeners, streams }
     }
 
     /// Where commands are taken, if that is not where everything is.

@@ -118,3 +118,34 @@ async fn what_was_served_before_ends_when_it_is_revoked() {
     assert_eq!(versions["versions"], json!(["3"]));
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_of_which_nothing_comes_says_so_at_once() {
+    let (cloud, folder) = (Cloud::start(1).await, tempfile::tempdir().unwrap());
+    let server = kept(&cloud, folder.path()).await;
+    let told = async |what: &str| {
+        let (begun, reply) = (std::time::Instant::now(), tell(&server, "load").await);
+        let error = reply.json()["error"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(reply.status, StatusCode::CONFLICT, "{error}");
+        assert!(error.contains(what), "{error}");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    };
+    cloud.put(json!({"control": {"action": "pin", "model": "m", "version": 9}}).to_string()).await;
+    let known = async || (tell(&server, "load").await.status != StatusCode::NOT_FOUND).then_some(());
+    until("the pin", known).await;
+    told("pinned to a version that is not here").await;
+    // What it is pinned to comes while it is unloaded, and is no model.
+    assert_eq!(tell(&server, "unload").await.status, StatusCode::OK);
+    let model = cloud.upload("m", 9, "linear", b"no model").await;
+    cloud.put(json!({ "model": model, "version": 9 }).to_string()).await;
+    cloud.put(r#"{"state":"behind it","key":"mark"}"#).await;
+    until("the mark", async || (server.client.get("/state/mark").await.status == 200).then_some(())).await;
+    told("pinned to a version that is not here").await;
+    let newest = server.client.get("/history").await.json()["entries"][0].clone();
+    assert_eq!((&newest["outcome"], &newest["slots"]), (&json!("rejected"), &json!(["model m"])), "{newest}");
+    // Once it is pinned no more, nothing else is here.
+    cloud.put(json!({"control": {"action": "unpin", "model": "m"}}).to_string()).await;
+    let unpinned = async || tell(&server, "load").await.text().contains("nothing that can be served").then_some(());
+    until("the end of the pin", unpinned).await;
+    server.stop().await;
+}

@@ -19,6 +19,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
+use tokio::task::spawn_blocking;
 
 use super::Http;
 use super::problem::Problem;
@@ -28,15 +29,15 @@ use crate::serving::Snapshot;
 
 /// How many models are described one by one; the others are served by `/predict/{model}` all the same.
 const MODELS: usize = 100;
-/// How many features are named in the whole document: what is wider is described without names.
-const FEATURES: usize = 5_000;
+/// What the whole document has room for: what is wider is described without names.
+const ROOM: model::Room = model::Room { features: 5_000, tensors: 1_000 };
 
 /// The document as it was last made: it changes with what is served.
 #[derive(Default)]
-pub(super) struct Kept(tokio::sync::Mutex<Option<Document>>);
+pub(super) struct Kept(pub(super) Arc<tokio::sync::Mutex<Option<Document>>>);
 
 #[derive(Clone)]
-struct Document {
+pub(super) struct Document {
     /// Of which snapshot.
     generation: u64,
     json: Bytes,
@@ -55,20 +56,22 @@ pub(super) struct Facts {
 /// The document.
 pub(super) async fn document(State(http): State<Arc<Http>>, headers: HeaderMap) -> Result<Response, Problem> {
     // Made once a generation: whoever asks meanwhile waits for it.
-    let mut kept = http.document.0.lock().await;
+    let mut kept = Arc::clone(&http.document.0).lock_owned().await;
     let snapshot = http.serving.snapshot();
-    let document = match kept.as_ref().filter(|kept| kept.generation == snapshot.generation) {
-        Some(document) => document.clone(),
+    let document = match kept.as_ref().filter(|kept| kept.generation == snapshot.generation).cloned() {
+        Some(document) => {
+            drop(kept);
+            document
+        }
         None => {
             let port = http.admin_listen().map(|address| address.port());
             let facts =
                 Facts { default_model: http.config.default_model.clone(), admin: http.admin.as_ref().map(|_| port) };
-            let made = tokio::task::spawn_blocking(move || Document::new(&snapshot, &facts));
-            let made = made.await.map_err(|_| Problem::internal())?;
-            kept.insert(made).clone()
+            // The lock goes along: it is made to its end even if nobody waits any more, and none beside it.
+            let made = spawn_blocking(move || kept.insert(Document::new(&snapshot, &facts)).clone());
+            made.await.map_err(|_| Problem::internal())?
         }
     };
-    drop(kept);
     let mut response = if is_current(&headers, &document.etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -99,12 +102,12 @@ pub(super) fn describe(snapshot: &Snapshot, facts: &Facts) -> Value {
     let mut generator = generator();
     let mut examples = HashMap::new();
     let (mut own, mut of_models) = (Map::new(), Map::new());
-    let mut features = FEATURES;
+    let mut room = ROOM;
     for served in &models {
         let name = served.facts.name.as_str();
         let rows = format!("{name}.rows");
         let reference = format!("#/components/schemas/{rows}");
-        let described = model::Described::new(served.model.signature(), &reference, &mut features);
+        let described = model::Described::new(served.model.signature(), &reference, &mut room);
         own.insert(
             format!("/predict/{name}"),
             json!({ "post": paths::own_predict(&mut generator, served, &described) }),

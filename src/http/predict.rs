@@ -62,15 +62,18 @@ where
 
 /// Counts a prediction not given, by its cause.
 pub(super) fn counted<T>(http: &Http, answer: Result<T, Problem>) -> Result<T, Problem> {
-    answer.inspect_err(|problem| {
-        let cause = match problem.code {
-            "model_not_found" | "model_required" | "model_reloading" | "not_ready" | "version_not_served" => "no_model",
-            "inference_failed" => "failed",
-            "overloaded" | "timeout" => "overloaded",
-            _ => "bad_input",
-        };
-        http.metrics.predict_errors.get(&[cause]).increment(1);
-    })
+    answer.inspect_err(|problem| count(http, problem.code))
+}
+
+/// Counts a prediction that ended in a problem of this code.
+pub(super) fn count(http: &Http, code: &str) {
+    let cause = match code {
+        "model_not_found" | "model_required" | "model_reloading" | "not_ready" | "version_not_served" => "no_model",
+        "inference_failed" | "internal" => "failed",
+        "overloaded" | "timeout" => "overloaded",
+        _ => "bad_input",
+    };
+    http.metrics.predict_errors.get(&[cause]).increment(1);
 }
 
 async fn predict<B>(http: &Http, name: Option<&str>, headers: &HeaderMap, body: B) -> Result<Response, Problem>

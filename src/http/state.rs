@@ -79,7 +79,7 @@ async fn answer_other(
         let same = snapshot.state(key).is_some_and(|state| is_current(headers, &state.etag));
         // Who drains has no time for who waits.
         if !same || over || http.status.readiness() == Readiness::Draining {
-            let mut response = answer(&snapshot, key, headers)?;
+            let mut response = answer(&snapshot, key, headers).into_response();
             response.extensions_mut().insert(Waited(begun.elapsed()));
             return Ok(response);
         }

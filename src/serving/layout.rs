@@ -9,6 +9,8 @@ use hotserve_models::{Dim, Signature, TensorSpec};
 pub struct Layout {
     /// The names of the inputs.
     pub inputs: Lookup,
+    /// The names of the outputs.
+    pub outputs: Lookup,
     /// For each input the names of its columns: none, where the signature names none or not each of them.
     pub features: Box<[Lookup]>,
 }
@@ -16,9 +18,14 @@ pub struct Layout {
 impl Layout {
     /// The layout that a signature asks for.
     pub fn of(signature: &Signature) -> Self {
-        let inputs: Vec<&str> = signature.inputs.iter().map(|spec| spec.name.as_str()).collect();
-        Self { inputs: Lookup::new(&inputs, inputs.len()), features: signature.inputs.iter().map(features).collect() }
+        let features = signature.inputs.iter().map(features).collect();
+        Self { inputs: tensors(&signature.inputs), outputs: tensors(&signature.outputs), features }
     }
+}
+
+fn tensors(specs: &[TensorSpec]) -> Lookup {
+    let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    Lookup::new(&names, names.len())
 }
 
 fn features(spec: &TensorSpec) -> Lookup {
@@ -74,11 +81,14 @@ impl Lookup {
 
     /// The position of a name, or of a number.
     pub fn find(&self, name: &str) -> Option<usize> {
+        self.exact(name).or_else(|| number(name).filter(|index| self.numbered && *index < self.width))
+    }
+
+    /// The position of a name, and of nothing that stands for one.
+    pub fn exact(&self, name: &str) -> Option<usize> {
         let order = |index: &u32| self.get(*index as usize).map_or(Ordering::Less, |candidate| candidate.cmp(name));
-        match self.sorted.binary_search_by(order) {
-            Ok(at) => self.sorted.get(at).map(|index| *index as usize),
-            Err(_) => number(name).filter(|index| self.numbered && *index < self.width),
-        }
+        let at = self.sorted.binary_search_by(order).ok()?;
+        self.sorted.get(at).map(|index| *index as usize)
     }
 }
 
@@ -98,6 +108,7 @@ mod tests {
         assert_eq!(["b", "", "a", "ü"].map(|name| lookup.find(name)), [Some(0), Some(1), Some(2), Some(3)]);
         assert_eq!(["c", "4", "01", "+1", "-1", "1.0"].map(|name| lookup.find(name)), [None; 6]);
         assert_eq!(["0", "3"].map(|name| lookup.find(name)), [Some(0), Some(3)]);
+        assert_eq!(["a", "ü", "0", "3"].map(|name| lookup.exact(name)), [Some(2), Some(3), None, None]);
     }
 
     #[test]

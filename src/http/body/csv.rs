@@ -83,7 +83,7 @@ fn named(lines: &mut Lines<'_>, mut header: Header<'_>) -> Result<(Table, bool),
         if at == 0 && name.is_empty() && end == End::Value {
             index = true;
         } else {
-            header.add(&name).map_err(wrong)?;
+            header.add_in_text(&name).map_err(wrong)?;
         }
         at += 1;
         if end == End::Line {

@@ -88,6 +88,16 @@ impl<'s> Header<'s> {
         Ok(())
     }
 
+    /// The same, where the first line may be one of values too: there numbers are columns only if they count up from 0.
+    pub(super) fn add_in_text(&mut self, column: &str) -> Result<(), String> {
+        let counts_up = number(column).is_none_or(|number| number == self.targets.len());
+        let is_name = || self.names.exact(column).is_some() || self.sole.is_some_and(|spec| spec.name == column);
+        if counts_up || is_name() {
+            return self.add(column);
+        }
+        Err(format!("expected the name of a column, got the number {}", quoted(column)))
+    }
+
     /// A column for an input whose columns have no names.
     fn add_to_nameless(&mut self, spec: &TensorSpec, column: &str) -> Result<(), String> {
         let several = spec.shape.len() > 1 && spec.shape.get(1) != Some(&Dim::Fixed(1));

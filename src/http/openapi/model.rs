@@ -6,6 +6,29 @@ use serde_json::{Map, Value, json};
 /// How many values an example's row may have: a picture is no example.
 const EXAMPLE: usize = 256;
 
+/// So many inputs or outputs are described of any model.
+const FEW: usize = 4;
+
+/// What may still be described by name.
+pub(super) struct Room {
+    /// The columns of inputs.
+    pub(super) features: usize,
+    /// Inputs and outputs.
+    pub(super) tensors: usize,
+}
+
+impl Room {
+    /// Takes room for all these, if there is.
+    fn take(&mut self, specs: &[TensorSpec]) -> bool {
+        // A usual model always has.
+        if specs.len() <= FEW {
+            return true;
+        }
+        let left = self.tensors.checked_sub(specs.len());
+        left.map(|left| self.tensors = left).is_some()
+    }
+}
+
 /// A model's bodies.
 pub(super) struct Described {
     /// The forms of a list of rows, which several fields may have: a schema of its own.
@@ -18,13 +41,31 @@ pub(super) struct Described {
     pub(super) tensors: Option<Value>,
     /// One row's answer.
     pub(super) prediction: Value,
+    /// Whether its inputs are described by name, or are too many.
+    pub(super) inputs_named: bool,
+    /// The same of its outputs.
+    pub(super) outputs_named: bool,
 }
 
 impl Described {
-    /// Of a model with this signature, where `rows` refers to the schema of its rows. Takes from `features` how many names it writes.
-    pub(super) fn new(signature: &Signature, rows: &str, features: &mut usize) -> Self {
+    /// Of a model with this signature, where `rows` refers to the schema of its rows. Takes room for the names it writes.
+    pub(super) fn new(signature: &Signature, rows: &str, room: &mut Room) -> Self {
+        let (inputs_named, outputs_named) = (room.take(&signature.inputs), room.take(&signature.outputs));
+        let prediction = if outputs_named { prediction(signature) } else { json!({ "type": "object" }) };
+        if !inputs_named {
+            let text = "By input name: there are too many to list them here, /models has them";
+            return Self {
+                rows: json!({ "description": text, "type": "array", "items": { "type": "object" } }),
+                request: json!({ "description": text, "type": ["object", "array"] }),
+                examples: Map::new(),
+                tensors: None,
+                prediction,
+                inputs_named,
+                outputs_named,
+            };
+        }
         let reference = json!({ "$ref": rows });
-        let inputs: Vec<Input<'_>> = signature.inputs.iter().map(|spec| Input::new(spec, features)).collect();
+        let inputs: Vec<Input<'_>> = signature.inputs.iter().map(|spec| Input::new(spec, &mut room.features)).collect();
         let (instances, columns) = match inputs.as_slice() {
             [input] => (input.instances(), input.batch()),
             inputs => (
@@ -47,7 +88,7 @@ impl Described {
         let request = json!({ "anyOf": forms });
         let row = Row::new(&inputs);
         let (examples, tensors) = (row.as_ref().map(Row::bodies).unwrap_or_default(), row.as_ref().map(Row::tensors));
-        Self { rows: instances, request, examples, tensors, prediction: prediction(signature) }
+        Self { rows: instances, request, examples, tensors, prediction, inputs_named, outputs_named }
     }
 }
 
@@ -254,6 +295,10 @@ impl<'i, 's> Row<'i, 's> {
             all.filter(|all| *all <= EXAMPLE).map(|_| lengths)
         };
         let lengths = inputs.iter().map(lengths).collect::<Option<Vec<_>>>()?;
+        let values: usize = lengths.iter().map(|lengths| lengths.iter().product::<usize>()).sum();
+        if values > EXAMPLE {
+            return None;
+        }
         let filled = |(input, lengths): (&Input<'_>, &Vec<usize>)| filled(input.spec.datatype, lengths, &mut 0);
         let values = inputs.iter().zip(&lengths).map(filled).collect();
         Some(Self { inputs, values, lengths })

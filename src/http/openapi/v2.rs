@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Facts;
 use super::model::Described;
-use super::parts::{NAME, Operation, content, in_headers, in_path};
+use super::parts::{NAME, Operation, content, in_headers, in_path, min_version};
 use crate::serving::ServedModel;
 
 /// Every failure of the protocol: its statuses, and one body.
@@ -190,16 +190,17 @@ pub(super) const TAG: &str = "v2";
 pub(super) fn own_infer(served: &ServedModel, described: &Described) -> Value {
     let name = served.facts.name.as_str();
     let signature = served.model.signature();
-    let named =
-        |specs: &[hotserve_models::TensorSpec]| -> Vec<String> { specs.iter().map(|spec| spec.name.clone()).collect() };
-    let (inputs, outputs) = (named(&signature.inputs), named(&signature.outputs));
-    let schema = json!({ "allOf": [reference("InferenceRequest"), { "properties": {
-        "inputs": {
-            "minItems": inputs.len(), "maxItems": inputs.len(),
-            "items": { "properties": { "name": { "enum": inputs } } },
-        },
-        "outputs": { "items": { "properties": { "name": { "enum": outputs } } } },
-    } }] });
+    let count = signature.inputs.len();
+    let mut fields = json!({ "inputs": { "minItems": count, "maxItems": count }, "outputs": {} });
+    let named = [
+        ("inputs", &signature.inputs, described.inputs_named),
+        ("outputs", &signature.outputs, described.outputs_named),
+    ];
+    for (field, specs, _) in named.into_iter().filter(|(.., named)| *named) {
+        let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        fields[field]["items"] = json!({ "properties": { "name": { "enum": names } } });
+    }
+    let schema = json!({ "allOf": [reference("InferenceRequest"), { "properties": fields }] });
     let summary = format!("Infer with {name}");
     infer(&format!("v2.infer.{name}"), &summary, &schema, described.tensors.as_ref()).into()
 }
@@ -211,7 +212,7 @@ fn infer(id: &str, summary: &str, schema: &Value, inputs: Option<&Value>) -> Ope
         "schema": { "description": "JSON, and the bytes of the outputs that were asked for so", "type": "string" },
     });
     let mut answers = vec![(200, done)];
-    answers.extend(errors(&[400, 404, 408, 413, 415, 500, 501, 503]));
+    answers.extend(errors(&[400, 404, 408, 412, 413, 415, 500, 501, 503]));
     let mut json = json!({ "schema": schema });
     if let Some(inputs) = inputs {
         json["examples"] = json!({ "row": { "summary": "A row", "value": { "inputs": inputs } } });
@@ -219,7 +220,10 @@ fn infer(id: &str, summary: &str, schema: &Value, inputs: Option<&Value>) -> Ope
     let length = json!({ "type": "integer", "minimum": 0 });
     let text = "Where the JSON ends, if the bytes of tensors follow it";
     Operation {
-        parameters: vec![in_headers("inference-header-content-length", text, length)],
+        parameters: [in_headers("inference-header-content-length", text, length)]
+            .into_iter()
+            .chain(min_version())
+            .collect(),
         body: Some(json!({ "required": true, "content": { "application/json": json } })),
         ..Operation::new(id, TAG, summary, answers)
     }

@@ -133,3 +133,17 @@ async fn a_wait_that_says_nothing_is_refused_at_once() {
     }
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
+
+#[tokio::test]
+async fn a_wait_that_ends_in_a_failure_does_not_count_as_slow_either() {
+    let server = server();
+    let tag = tag(&server, "/state").await;
+    let task = asked(&server, "/state?wait=30s", &tag).await;
+    // By the clock of the metrics, which no test can stop.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let gone = server.swapper.snapshot().without(&Slot::State("default".parse().expect("a key")));
+    server.swapper.swap(gone);
+    task.await.expect("no panic").problem(404, "state_not_found");
+    let took = server.metric("hotserve_http_request_duration_seconds_sum{route=\"/state\"}");
+    assert!(took < 1.0, "{took} s");
+}

@@ -158,3 +158,25 @@ async fn those_who_wait_are_bounded() {
     server.send(request).await.problem(412, "version_not_served");
     assert_eq!(server.http.waiters.available_permits(), WAITERS);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_open_inference_protocol_obeys_it_too() {
+    let server = served(7);
+    let body = r#"{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}"#;
+    for path in ["/v2/models/iris/infer", "/v2/models/iris/versions/7/infer"] {
+        let ask = async |least: &str| {
+            let request = Request::post(path).header("x-min-version", least).header("x-min-version-wait", "2s");
+            server.send(request.body(Body::from(body)).expect("a request")).await
+        };
+        let begun = Instant::now();
+        let answer = ask("7").await;
+        assert_eq!((answer.status, answer.header("x-model-version")), (200, "7"), "{}", answer.text());
+        let answer = ask("0").await;
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        let answer = ask("8").await;
+        assert_eq!((answer.status, begun.elapsed().as_secs()), (412, 2));
+        assert!(answer.json()["error"].as_str().is_some_and(|told| told.contains("version 8 was asked for")));
+    }
+    assert_eq!(server.metric("hotserve_predict_errors_total{code=\"no_model\"}"), 2.0);
+}

@@ -424,3 +424,38 @@ async fn the_document_is_bounded_however_much_is_served() {
     let schema = &paths["/predict/a-wide"]["post"]["requestBody"]["content"]["application/json"]["schema"];
     assert!(is_valid(&document, schema, &body));
 }
+
+#[tokio::test]
+async fn a_model_of_very_many_inputs_and_outputs_is_described_without_their_names() {
+    let many = |what: &str, shape: &[i64]| -> Vec<TensorSpec> {
+        (0..20_000).map(|index| spec(&format!("{what}-{index}"), DataType::Fp32, shape, &[])).collect()
+    };
+    let few = |shape: &[i64]| vec![spec("x", DataType::Fp32, shape, &[])];
+    let models = vec![
+        zeros("a-many", many("input", &[-1, 3]), many("output", &[-1])),
+        zeros("b-out", few(&[-1, 3]), many("output", &[-1])),
+        model("c-few", 1, Does::Sum, CHEAP),
+    ];
+    let server = Server::new(vec![], models);
+    let answer = server.get("/openapi.json").await;
+    assert!(answer.body.len() < 1 << 20, "{}", answer.body.len());
+    let document = answer.json();
+    let text = |path: &str| document["paths"][path].to_string();
+    for path in ["/v2/models/a-many/infer", "/predict/a-many", "/v2/models/b-out/infer", "/predict/b-out"] {
+        assert!(!text(path).contains("put-7"), "{path}");
+    }
+    assert!(text("/v2/models/c-few/infer").contains("\"x\""), "the others are described as ever");
+    let schema = |path: &str| &document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    for (body, valid) in [(json!({"instances": [{"input-7": [1, 2, 3]}]}), true), (json!(7), false)] {
+        assert_eq!(is_valid(&document, schema("/predict/a-many"), &body), valid, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_document_that_is_being_made_is_made_once_even_if_its_client_leaves() {
+    let server = served();
+    // It has begun, and is left at once.
+    let _ = tokio::time::timeout(Duration::ZERO, server.get("/openapi.json")).await;
+    let kept = server.http.document.0.lock().await;
+    assert!(kept.is_some(), "who comes next waits for it, and finds it");
+}

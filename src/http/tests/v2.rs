@@ -7,6 +7,9 @@ use flate2::read::GzDecoder;
 use flate2::write::{GzEncoder, ZlibEncoder};
 
 use super::*;
+use crate::http::problem::Problem;
+use crate::http::v2::repository::served;
+use crate::manager::{Done, Progress};
 
 /// Two rows for a test model, as bytes.
 fn rows() -> Vec<u8> {
@@ -252,4 +255,147 @@ async fn the_index_shows_what_is_not_there_and_why() {
     assert_eq!(states, expected, "what replaces a model does not make it less ready");
     let ready = server.post("/v2/repository/index", r#"{"ready":true}"#).await.json();
     assert_eq!(ready.as_array().map(Vec::len), Some(1));
+}
+
+fn done(progress: Progress, serving: Option<&str>) -> Done {
+    let serving = serving.map(str::to_owned);
+    Done { slot: "model new".to_owned(), action: "load", before: None, serving, progress }
+}
+
+#[tokio::test]
+async fn a_load_that_ends_with_nothing_served_is_no_success() {
+    let server = iris();
+    let slot = Slot::Model("new".parse().expect("a name"));
+    let load = |progress, serving| {
+        served(&server.http, &slot, move || std::future::ready(Ok::<_, Problem>(done(progress, serving))))
+    };
+    for (progress, code, told) in [
+        (Progress::Waiting, "not_here", "model new is pinned to a version that is not here"),
+        (Progress::Done, "nothing_to_serve", "nothing that can be served as model new"),
+    ] {
+        let problem = load(progress, None).await.expect_err("nothing is served");
+        assert_eq!((problem.status.as_u16(), problem.code), (409, code));
+        assert!(problem.detail.contains(told), "{}", problem.detail);
+        load(progress, Some("3")).await.expect("what is pinned elsewhere is served still");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_ends_as_soon_as_it_is_refused_or_overtaken() {
+    let server = iris();
+    let (http, slot) = (&server.http, Slot::Model("new".parse().expect("a name")));
+    let times = std::cell::Cell::new(0);
+    let load = || {
+        let answers = || {
+            times.set(times.get() + 1);
+            let first = times.get() == 1;
+            let progress = if first { Progress::Loading } else { Progress::Done };
+            std::future::ready(Ok::<_, Problem>(done(progress, None)))
+        };
+        times.set(0);
+        http.status.set_loading([slot.clone()].iter());
+        let begun = tokio::time::Instant::now();
+        (begun, served(http, &slot, answers))
+    };
+    let soon = |begun: tokio::time::Instant| assert!(begun.elapsed() < Duration::from_secs(1));
+    let refuse = async {
+        tokio::task::yield_now().await;
+        http.status.set_loading([].iter());
+        http.status.record(Entry::new("rejected", [(slot.clone(), "3".to_owned())]));
+    };
+    let (begun, loaded) = load();
+    assert_eq!(tokio::join!(loaded, refuse).0.expect_err("refused").code, "nothing_to_serve");
+    soon(begun);
+    // That an unloading is under way is told before it is done.
+    let unload = async {
+        http.status.record(Entry::new("unloaded", [(slot.clone(), "3".to_owned())]));
+        tokio::task::yield_now().await;
+        http.status.set_unloaded(&slot, true);
+    };
+    let (begun, loaded) = load();
+    assert_eq!(tokio::join!(loaded, unload).0.expect_err("overtaken").code, "unloaded");
+    soon(begun);
+    http.status.set_unloaded(&slot, false);
+    let swap = async {
+        tokio::task::yield_now().await;
+        let before = http.serving.snapshot();
+        server.swapper.swap(before.with(vec![], vec![model("new", 3, Does::Sum, CHEAP)]));
+    };
+    let (_, loaded) = load();
+    tokio::join!(loaded, swap).0.expect("served");
+}
+
+#[tokio::test]
+async fn a_large_answer_is_compressed_where_it_holds_up_nobody() {
+    let server = Server::new(vec![], vec![model("iris", 3, Does::Both, CHEAP)]);
+    let asked = |rows: usize| {
+        let data = vec!["1.5,2.25"; rows].join(",");
+        let json = format!(r#"{{"inputs":[{{"name":"x","shape":[{rows},2],"datatype":"FP32","data":[{data}]}}]}}"#);
+        server.infer("/v2/models/iris/infer", &[("accept-encoding", "gzip")], json)
+    };
+    // One at work and one in the queue: there is no place.
+    let (held, free) = std::sync::mpsc::channel::<()>();
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let first = server.http.compute.run(move || begun.send(()).is_ok() && free.recv().is_ok());
+    let blocked = async {
+        has_begun.await.expect("it is at work");
+        let second = server.http.compute.run(|| ());
+        let asks = async {
+            tokio::task::yield_now().await;
+            let (large, small) = (asked(1900).await, asked(300).await);
+            held.send(()).expect("it waits");
+            (large, small)
+        };
+        tokio::join!(asks, second).0
+    };
+    let (large, small) = tokio::join!(blocked, first).0;
+    assert_eq!((large.status, large.header("content-encoding")), (200, ""), "as it is, rather than not at all");
+    assert_eq!((small.status, small.header("content-encoding")), (200, "gzip"));
+    let again = asked(1900).await;
+    assert_eq!(again.header("content-encoding"), "gzip");
+    let mut inflated = Vec::new();
+    std::io::Read::read_to_end(&mut GzDecoder::new(&again.body[..]), &mut inflated).expect("gzip");
+    let outputs = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).expect("JSON")["outputs"].clone();
+    assert_eq!(outputs(&inflated), outputs(&large.body));
+}
+
+/// A call over gRPC, with this body.
+async fn call(server: &Server, path: &str, body: &'static [u8]) -> Answer {
+    let request = Request::post(path).version(http::Version::HTTP_2).header("content-type", "application/grpc");
+    server.send(request.body(Body::from(body)).expect("a request")).await
+}
+
+#[tokio::test]
+async fn streams_of_grpc_and_listeners_to_events_take_no_places_from_each_other() {
+    let server = iris();
+    // Each ends with its first word.
+    server.http.status.set_draining();
+    let watch = "/grpc.health.v1.Health/Watch";
+    let (listeners, streams) = (crate::http::events::CLIENTS, crate::http::v2::grpc::STREAMS);
+    let held = server.http.listeners.try_acquire_many(u32::try_from(listeners).expect("some")).expect("nobody listens");
+    let answer = call(&server, watch, &[0; 5]).await;
+    assert_eq!((answer.header("grpc-status"), answer.body.is_empty()), ("", false));
+    drop(held);
+    let held = server.http.streams.try_acquire_many(u32::try_from(streams).expect("some")).expect("nobody watches");
+    assert_eq!(call(&server, watch, &[0; 5]).await.header("grpc-status"), "14");
+    assert_eq!(server.get("/events").await.status, 200);
+    drop(held);
+    assert_eq!(server.http.streams.available_permits(), streams);
+}
+
+#[tokio::test]
+async fn what_is_not_predicted_is_counted_by_its_cause() {
+    let server = iris();
+    let count = |code: &str| server.metric(&format!("hotserve_predict_errors_total{{code=\"{code}\"}}"));
+    let infer = "/inference.GRPCInferenceService/ModelInfer";
+    for (body, status) in [(&[][..], "3"), (&[0, 0, 0], "3"), (&[0, 255, 0, 0, 0], "8"), (&[1, 0, 0, 0, 0], "13")] {
+        assert_eq!(call(&server, infer, body).await.header("grpc-status"), status, "{body:?}");
+    }
+    assert_eq!((count("bad_input"), count("failed")), (4.0, 0.0));
+    // Only inferences are predictions.
+    call(&server, "/inference.GRPCInferenceService/ServerLive", &[0, 0]).await;
+    assert_eq!(count("bad_input"), 4.0);
+    let fault = predict::counted(&server.http, Err::<(), _>(Problem::internal()));
+    assert!(fault.is_err());
+    assert_eq!((count("bad_input"), count("failed")), (4.0, 1.0));
 }

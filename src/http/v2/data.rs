@@ -35,8 +35,8 @@ impl Values {
 pub struct Read<'a> {
     pub spec: &'a TensorSpec,
     pub datatype: WireType,
-    /// How many there may be: no more are made room for.
-    pub most: usize,
+    /// For how many room is made before they come; more take what they need.
+    pub room: usize,
 }
 
 impl<'de> DeserializeSeed<'de> for Read<'_> {
@@ -62,7 +62,7 @@ impl Read<'_> {
         json: D,
         lengths: &mut Vec<Option<usize>>,
     ) -> Result<Vec<T>, D::Error> {
-        let mut values = Vec::with_capacity(self.most);
+        let mut values = Vec::with_capacity(self.room);
         let mut leaf = None;
         let item = Item { read: self, values: &mut values, lengths, leaf: &mut leaf, depth: 0 };
         item.deserialize(json)?;

@@ -22,7 +22,7 @@ use axum::{BoxError, Router};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
+use http::{HeaderValue, Method, Request, Version, header};
 use http_body_util::BodyExt;
 use metrics::{Counter, Histogram};
 use prost::Message;
@@ -33,19 +33,19 @@ use tower::util::BoxCloneSyncService;
 
 use self::frame::Deadline;
 use self::proto::inference as pb;
-use super::models::{Named, find};
+use super::models::Named;
 use super::wire::shown;
-use crate::http::min_version::MinVersion;
 use crate::http::observe::{Flight, Observe, REQUEST_ID, request_id};
 use crate::http::predict;
 use crate::http::problem::Problem;
 use crate::http::{Http, not_found};
-use crate::id::Slot;
 use crate::metrics::{GRPC_CODES, GRPC_METHODS, Metrics};
-use crate::serving::{ServedModel, Snapshot};
 
 /// The largest message of what is no inference, in bytes: names, and a few parameters. It is read where it is answered.
 const SMALL: usize = 16 << 10;
+
+/// How many streams may last: each is one for as long as its client likes.
+pub(in crate::http) const STREAMS: usize = 256;
 
 type Reflection = BoxCloneSyncService<Request<Body>, http::Response<tonic::body::Body>, Infallible>;
 
@@ -158,7 +158,9 @@ impl Services {
         let method = path.strip_prefix("/inference.GRPCInferenceService/").unwrap_or(path);
         let limit = http.config.body_limit;
         let limit = if method == "ModelInfer" { limit } else { limit.min(SMALL) };
-        let message = frame::read(http, headers, body, limit).await?;
+        let message = timeout_at(deadline.at, frame::read(http, headers, body, limit)).await;
+        let message = message.unwrap_or_else(|_| Err(deadline.exceeded()));
+        let message = if method == "ModelInfer" { infer::counted(http, message) } else { message }?;
         Ok(match method {
             "ModelInfer" => {
                 let infer::Inferred { model, frame } = infer::infer(http, headers, deadline, message).await?;
@@ -218,26 +220,6 @@ impl Services {
         }
         series.duration.record(start.elapsed());
     }
-}
-
-/// The model that a call means, from the first snapshot that has the version which the client has seen elsewhere.
-async fn model(
-    http: &Http,
-    headers: &HeaderMap,
-    deadline: Deadline,
-    named: Named,
-) -> Result<Arc<ServedModel>, Problem> {
-    let snapshot = match MinVersion::of(headers, http)? {
-        None => http.serving.snapshot(),
-        Some(wanted) => {
-            let slot = |snapshot: &Snapshot| {
-                let facts = &find(http, snapshot, &named).ok()?.facts;
-                Some((Slot::Model(facts.name.clone()), facts.rank.clone()))
-            };
-            wanted.snapshot(http, deadline.at, slot).await?
-        }
-    };
-    find(http, &snapshot, &named)
 }
 
 /// The names of a message, in which an empty version is none.

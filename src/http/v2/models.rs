@@ -11,12 +11,14 @@ use hotserve_models::{Dim, TensorSpec};
 use http::request::Parts;
 use http::{StatusCode, header};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::super::Http;
+use super::super::min_version::MinVersion;
 use super::super::predict::choose;
 use super::super::problem::Problem;
 use super::wire::shown;
-use crate::id::ModelName;
+use crate::id::{ModelName, Slot};
 use crate::serving::statistics::{Counted, Total};
 use crate::serving::{ServedModel, Snapshot};
 
@@ -54,6 +56,26 @@ pub fn find(http: &Http, snapshot: &Snapshot, named: &Named) -> Result<Arc<Serve
         let detail = format!("model {:?} has no version {} here; there is {versions}", named.model, shown(version));
         Problem::new(StatusCode::NOT_FOUND, "version_not_served", detail)
     })
+}
+
+/// The model that is meant, from the first snapshot that has the version which the client has seen elsewhere.
+pub async fn chosen(
+    http: &Http,
+    wanted: Option<MinVersion>,
+    deadline: Instant,
+    named: &Named,
+) -> Result<Arc<ServedModel>, Problem> {
+    let snapshot = match wanted {
+        None => http.serving.snapshot(),
+        Some(wanted) => {
+            let slot = |snapshot: &Snapshot| {
+                let facts = &find(http, snapshot, named).ok()?.facts;
+                Some((Slot::Model(facts.name.clone()), facts.rank.clone()))
+            };
+            wanted.snapshot(http, deadline, slot).await?
+        }
+    };
+    find(http, &snapshot, named)
 }
 
 /// The versions of a model that are here, the one that is served first.

@@ -2,25 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::super::problem::Problem;
 use super::super::{Admin, Http, admin};
 use super::infer::body_in_time;
 use super::models::{Named, answer};
 use crate::id::{ModelName, Slot};
-use crate::manager::Progress;
+use crate::manager::{Denied, Done, Progress};
 use crate::notification::{Action, Control};
 use crate::status::Absence;
 
 /// The largest body, in bytes: a few parameters.
 const BODY: usize = 16 << 10;
+/// How often who waits for a model looks whether it is still being loaded.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// One version of a model, as the index has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -135,29 +138,78 @@ pub fn may<'h>(http: &'h Http, headers: &http::HeaderMap) -> Result<&'h Admin, B
     if admin::may(headers, &admin.token) { Ok(admin) } else { Err(Box::new(admin::unauthorized(headers))) }
 }
 
-/// Tells the manager, and waits until it is so.
+/// Tells the manager, and waits until it is so. What will not be so is refused as soon as that is known.
 pub async fn tell(http: &Http, admin: &Admin, model: &str, action: Action) -> Result<(), Problem> {
     let deadline = Instant::now() + http.config.request_timeout;
     let name: ModelName = model.parse().map_err(|_| {
         let model: String = model.chars().take(64).collect();
         Problem::new(StatusCode::NOT_FOUND, "no_slot", format!("there is no model {model:?}"))
     })?;
-    let control = Control { slot: Slot::Model(name.clone()), action };
-    let late = |detail: &'static str| Problem::unavailable("timeout", detail);
-    let told = timeout_at(deadline, admin.handle.control(control)).await;
-    let done = told.map_err(|_| late("the command was given, and what became of it is not known yet"))?;
-    let done = done.map_err(|denied| admin::problem(&denied))?;
-    if done.progress != Progress::Loading {
-        return Ok(());
-    }
-    let mut swaps = http.serving.swaps();
-    let served = async {
-        loop {
-            swaps.mark_unchanged();
-            if http.serving.snapshot().model(name.as_str()).is_some() || swaps.changed().await.is_err() {
-                break;
-            }
+    let slot = Slot::Model(name);
+    let command = || async {
+        let told = admin.handle.control(Control { slot: slot.clone(), action }).await;
+        told.map_err(|denied| admin::problem(&denied))
+    };
+    let told = async {
+        match action {
+            Action::Load => served(http, &slot, command).await,
+            _ => command().await.map(drop),
         }
     };
-    timeout_at(deadline, served).await.map_err(|_| late("the model is still being loaded: look at the index"))
+    timeout_at(deadline, told).await.map_err(|_| {
+        let detail = "the command was given, and what becomes of it is not known yet: look at the index";
+        Problem::unavailable("timeout", detail)
+    })?
+}
+
+/// Gives the command to load, and waits until the model is served, or it is known that it will not be.
+pub(in crate::http) async fn served<F>(http: &Http, slot: &Slot, command: impl Fn() -> F) -> Result<(), Problem>
+where
+    F: Future<Output = Result<Done, Problem>>,
+{
+    let refused = |code, detail: String| Problem::new(StatusCode::CONFLICT, code, detail);
+    let is_served = || matches!(slot, Slot::Model(name) if http.serving.snapshot().model(name.as_str()).is_some());
+    let (mut swaps, mut news) = (http.serving.swaps(), http.status.news());
+    loop {
+        swaps.borrow_and_update();
+        news.borrow_and_update();
+        // Given again it changes nothing, and the answer says what has become of it: the board alone does not, between
+        // one candidate and the next. Who unloads the model at this very moment came before.
+        let done = command().await?;
+        let nothing = done.serving.is_none();
+        match done.progress {
+            _ if is_served() => return Ok(()),
+            Progress::Waiting if nothing => {
+                let detail = format!("{slot} is pinned to a version that is not here: it is served when that comes");
+                return Err(refused("not_here", detail));
+            }
+            Progress::Done if nothing => {
+                let detail = format!("there is nothing that can be served as {slot}: /history tells why");
+                return Err(refused("nothing_to_serve", detail));
+            }
+            Progress::Waiting | Progress::Done => return Ok(()),
+            Progress::Loading => {}
+        }
+        loop {
+            let goes_on = tokio::select! {
+                changed = swaps.changed() => changed.is_ok(),
+                changed = news.changed() => changed.is_ok(),
+                // Not everything is news: what fails again for the same reason is told once.
+                () = sleep(LOOK) => true,
+            };
+            if is_served() {
+                return Ok(());
+            }
+            if !goes_on {
+                return Err(admin::problem(&Denied::Stopping));
+            }
+            match http.status.absent().get(slot) {
+                Some(Absence::Loading) => {}
+                Some(Absence::Unloaded) => {
+                    return Err(refused("unloaded", format!("{slot} was unloaded while it was being loaded")));
+                }
+                None => break,
+            }
+        }
+    }
 }

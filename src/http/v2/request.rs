@@ -8,18 +8,22 @@
 //! The header `inference-header-content-length` says where the JSON ends; where it is 0 there is none, and the body is
 //! the one tensor that the model takes. Fields that are not known are ignored, and null is as good as absent.
 
-use std::cell::RefCell;
+mod json;
+
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
 
 use hotserve_models::{Dim, Signature, Tensor, TensorSpec};
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use self::json::{List, OrNull, put, skip};
 use super::data::{Read, Values};
 use super::wire::{WireType, elements, from_raw, shown};
+use crate::serving::layout::{Layout, Lookup};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -58,8 +62,9 @@ impl From<String> for Error {
     }
 }
 
-/// Reads a body for a model of this signature; `header` is the length of its JSON as the header has it.
-pub fn parse(body: &[u8], header: Option<&str>, signature: &Signature) -> Result<Request, Error> {
+/// Reads a body for a model of this signature, which has this layout; `header` is the length of its JSON as the header
+/// has it.
+pub fn parse(body: &[u8], header: Option<&str>, signature: &Signature, layout: &Layout) -> Result<Request, Error> {
     let length = match header {
         None => body.len(),
         Some(text) => {
@@ -73,8 +78,7 @@ pub fn parse(body: &[u8], header: Option<&str>, signature: &Signature) -> Result
     let size = body.len();
     let cut = || format!("the header inference-header-content-length says {length}, and the body has {size} bytes");
     let (json, mut rest) = body.split_at_checked(length).ok_or_else(cut)?;
-    // An element takes two bytes at least.
-    let context = Context { signature, most: length / 2, unsupported: RefCell::new(None) };
+    let context = Context::new(signature, layout, length);
     let mut reader = serde_json::Deserializer::from_slice(json);
     let read = Whole(&context).deserialize(&mut reader).and_then(|asked| reader.end().map(|()| asked));
     if let Some(what) = context.unsupported.take() {
@@ -105,10 +109,8 @@ pub fn parse(body: &[u8], header: Option<&str>, signature: &Signature) -> Result
                 from_raw(datatype, &shape, part.0, spec)?
             }
         };
-        if let Some(place) = tensors.get_mut(index)
-            && place.replace(tensor).is_some()
-        {
-            return Err(Error::Bad(format!("input {name:?} is there twice")));
+        if let Some(place) = tensors.get_mut(index) {
+            *place = Some(tensor);
         }
     }
     if !rest.is_empty() {
@@ -189,9 +191,14 @@ pub fn assemble(tensors: Vec<Option<Tensor>>, signature: &Signature) -> Result<(
 }
 
 /// The place of an input or output, which is called `what`, by its name.
-pub fn place<'s>(what: &str, name: &str, specs: &'s [TensorSpec]) -> Result<(usize, &'s TensorSpec), String> {
+pub fn place<'s>(
+    what: &str,
+    name: &str,
+    specs: &'s [TensorSpec],
+    names: &Lookup,
+) -> Result<(usize, &'s TensorSpec), String> {
     const SHOWN: usize = 20;
-    specs.iter().enumerate().find(|(_, spec)| spec.name == name).ok_or_else(|| {
+    names.exact(name).and_then(|index| Some((index, specs.get(index)?))).ok_or_else(|| {
         let known: Vec<_> = specs.iter().take(SHOWN).map(|spec| format!("{:?}", spec.name)).collect();
         let more = if specs.len() > SHOWN { ", …" } else { "" };
         format!("the model has no {what} {}; it has {}{more}", shown(name), known.join(", "))
@@ -201,10 +208,44 @@ pub fn place<'s>(what: &str, name: &str, specs: &'s [TensorSpec]) -> Result<(usi
 /// What every part of the JSON is read with.
 struct Context<'s> {
     signature: &'s Signature,
-    /// More elements than this the text has no room for.
-    most: usize,
+    layout: &'s Layout,
+    /// For how many elements room may still be made, in all inputs together: the text has no room for more.
+    room: Cell<usize>,
+    /// Which inputs have come.
+    seen: RefCell<Vec<bool>>,
     /// What was asked for and is not served, if that is why reading ended.
     unsupported: RefCell<Option<String>>,
+}
+
+impl<'s> Context<'s> {
+    /// For a text of so many bytes.
+    fn new(signature: &'s Signature, layout: &'s Layout, length: usize) -> Self {
+        Self {
+            signature,
+            layout,
+            // An element takes two bytes at least.
+            room: Cell::new(length / 2),
+            seen: RefCell::new(vec![false; signature.inputs.len()]),
+            unsupported: RefCell::new(None),
+        }
+    }
+
+    /// For how many of so many elements room is made before they come. What a shape claims costs nothing by itself:
+    /// all that is made in one text is bounded by its length.
+    fn room(&self, claimed: usize) -> usize {
+        let room = claimed.min(self.room.get());
+        self.room.set(self.room.get() - room);
+        room
+    }
+
+    /// The input of a name, which comes once.
+    fn input(&self, name: &str) -> Result<(usize, &'s TensorSpec), String> {
+        let (index, spec) = place("input", name, &self.signature.inputs, &self.layout.inputs)?;
+        match self.seen.borrow_mut().get_mut(index).map(|seen| std::mem::replace(seen, true)) {
+            Some(true) => Err(format!("input {:?} is there twice", spec.name)),
+            _ => Ok((index, spec)),
+        }
+    }
 }
 
 /// The whole of the JSON.
@@ -315,8 +356,7 @@ impl<'s> Input<'_, 's> {
             match field {
                 Field::Name => {
                     let name: String = map.next_value()?;
-                    let place = place("input", &name, &self.0.signature.inputs).map_err(A::Error::custom)?;
-                    put(&mut found, Some(place), "name")?;
+                    put(&mut found, Some(self.0.input(&name).map_err(A::Error::custom)?), "name")?;
                 }
                 Field::Datatype => {
                     let text: String = map.next_value()?;
@@ -370,7 +410,7 @@ impl<'s> Input<'_, 's> {
     ) -> Result<Read<'s>, E> {
         datatype.fits(spec).map_err(E::custom)?;
         let claimed = shape.map_or(Ok(0), |shape| elements(shape, spec)).map_err(E::custom)?;
-        Ok(Read { spec, datatype, most: claimed.min(self.0.most) })
+        Ok(Read { spec, datatype, room: self.0.room(claimed) })
     }
 }
 
@@ -386,7 +426,9 @@ impl Wanted<'_, '_> {
             match field {
                 Field::Name => {
                     let name: String = map.next_value()?;
-                    let (at, _) = place("output", &name, &self.0.signature.outputs).map_err(A::Error::custom)?;
+                    let Context { signature, layout, .. } = self.0;
+                    let found = place("output", &name, &signature.outputs, &layout.outputs);
+                    let (at, _) = found.map_err(A::Error::custom)?;
                     put(&mut index, Some(at), "name")?;
                 }
                 Field::Parameters => {
@@ -460,83 +502,6 @@ impl<'de> Deserialize<'de> for Name {
 
         json.deserialize_str(Known)
     }
-}
-
-/// Reads a list; null is none.
-struct List<S>(&'static str, S);
-
-impl<'de, S: DeserializeSeed<'de> + Copy> DeserializeSeed<'de> for List<S> {
-    type Value = Option<Vec<S::Value>>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de, S: DeserializeSeed<'de> + Copy> Visitor<'de> for List<S> {
-    type Value = Option<Vec<S::Value>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the list of {}", self.0)
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(self.1)? {
-            items.push(item);
-        }
-        Ok(Some(items))
-    }
-}
-
-/// Reads what may be null.
-struct OrNull<S>(S);
-
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for OrNull<S> {
-    type Value = Option<S::Value>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_option(self)
-    }
-}
-
-impl<'de, S: DeserializeSeed<'de>> Visitor<'de> for OrNull<S> {
-    type Value = Option<S::Value>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value or null")
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_none<E: serde::de::Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        self.0.deserialize(json).map(Some)
-    }
-}
-
-/// Notes what came, once.
-fn put<T, E: serde::de::Error>(place: &mut Option<T>, value: Option<T>, what: &str) -> Result<(), E> {
-    if value.is_some() && place.is_some() {
-        return Err(E::custom(format_args!("{what:?} is there twice")));
-    }
-    if value.is_some() {
-        *place = value;
-    }
-    Ok(())
-}
-
-fn skip<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
-    map.next_value::<IgnoredAny>().map(|_| ())
 }
 
 #[cfg(test)]

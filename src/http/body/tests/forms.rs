@@ -202,6 +202,17 @@ fn csv_that_does_not_fit_is_told_where() {
     let nameless = signature(vec![spec("x", DataType::Fp32, &[-1, 2], &[])]);
     let expected = format!("csv: expected the name of a column, got the number \"5.1\" at line 1{hint}");
     check(&nameless, "5.1,2\n1,2\n", &expected);
+    // Values, most likely: columns that are numbered count up.
+    for (body, number) in [("1,0\n2,3\n", 1), ("1\n", 1), ("0,0\n", 0), ("0,2\n1,2\n", 2), (",1,0\n0,1,2\n", 1)] {
+        let expected = format!("csv: expected the name of a column, got the number \"{number}\" at line 1{hint}");
+        check(&nameless, body, &expected);
+        if !body.starts_with("0,0") {
+            check(&abc(DataType::Fp32), body, &expected);
+        }
+    }
+    let numbered = signature(vec![spec("x", DataType::Fp32, &[-1, 2], &["1", "0"])]);
+    let read = csv_of(&numbered, "0,1\n2,3\n", csv::Names::Present);
+    assert_eq!(read.as_deref(), Ok("1 rows: [1, 2] Fp32([3.0, 2.0])"), "here they are names");
     check(&two(), "x,word\n", "csv: input \"x\" takes a list in a row, and a text has no lists");
 
     for (body, expected) in [

@@ -50,8 +50,8 @@ pub(super) fn watch(http: &Arc<Http>, request: &HealthCheckRequest) -> Result<Re
 
 /// A place for a stream that lasts as long as its client likes.
 pub(super) fn place(http: &Http) -> Result<OwnedSemaphorePermit, Status> {
-    Arc::clone(&http.listeners).try_acquire_owned().map_err(|_| {
-        Problem::unavailable("too_many_listeners", "too many clients listen already: ask another instance").into()
+    Arc::clone(&http.streams).try_acquire_owned().map_err(|_| {
+        Problem::unavailable("too_many_listeners", "too many streams are open already: ask another instance").into()
     })
 }
 

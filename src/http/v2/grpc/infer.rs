@@ -17,12 +17,15 @@ use super::status::bad;
 use crate::http::Http;
 use crate::http::body::Inputs;
 use crate::http::inference;
-use crate::http::predict::counted;
+use crate::http::min_version::MinVersion;
+use crate::http::predict;
 use crate::http::problem::Problem;
 use crate::http::v2::infer::problem;
+use crate::http::v2::models::chosen;
 use crate::http::v2::request::{Error, UNSUPPORTED, assemble, place};
 use crate::http::v2::wire::{self, Elements, WireType};
 use crate::serving::ServedModel;
+use crate::serving::layout::Lookup;
 
 /// An answer on its way: the model that gave it, and the message in its frame.
 pub(super) struct Inferred {
@@ -47,10 +50,13 @@ pub(super) async fn infer(
     message: Bytes,
 ) -> Result<Inferred, Status> {
     let model = match scan(&message) {
-        Ok(asked) => super::model(http, headers, deadline, asked.named()).await,
+        Ok(asked) => match MinVersion::of(headers, http) {
+            Ok(wanted) => chosen(http, wanted, deadline.at, &asked.named()).await,
+            Err(problem) => Err(problem),
+        },
         Err(problem) => Err(problem),
     };
-    let model = counted(http, model)?;
+    let model = predict::counted(http, model)?;
     let question = Arc::new(OnceLock::new());
     let answered = Arc::clone(&question);
     let size = message.len();
@@ -63,13 +69,22 @@ pub(super) async fn infer(
     let write = move |model: &ServedModel, outputs: &[Tensor], rows: usize| {
         answered.get().map(|question| frame::encode(&write(model, question, outputs, rows)))
     };
-    let done = counted(http, inference::run(http, &model, deadline.at, size, parse, write).await);
+    let done = predict::counted(http, inference::run(http, &model, deadline.at, size, parse, write).await);
     let done = done.map_err(|problem| match Status::from(problem) {
         status if status.code() == Code::DeadlineExceeded => deadline.exceeded(),
         status => status,
     })?;
     let frame = done.answer.ok_or_else(Problem::internal)?;
     Ok(Inferred { model, frame })
+}
+
+/// Counts a message that could not be read, by its cause.
+pub(super) fn counted(http: &Http, message: Result<Bytes, Status>) -> Result<Bytes, Status> {
+    message.inspect_err(|status| {
+        let code = status.metadata().get("x-error-code").and_then(|code| code.to_str().ok());
+        let busy = status.code() == Code::Unavailable;
+        predict::count(http, code.unwrap_or(if busy { "overloaded" } else { "bad_request" }));
+    })
 }
 
 fn parse(model: &ServedModel, message: Bytes) -> Result<(Inputs, Question), Problem> {
@@ -86,19 +101,17 @@ fn parse(model: &ServedModel, message: Bytes) -> Result<(Inputs, Question), Prob
             "there are {buffers} raw_input_contents for {inputs} inputs: each has one, or none has"
         )));
     }
-    let outputs = selected(&asked.outputs, &signature.outputs)?;
+    let outputs = selected(&asked.outputs, &signature.outputs, &model.layout.outputs)?;
 
     let mut buffers = asked.raw_input_contents.into_iter();
     let mut tensors: Vec<Option<Tensor>> = signature.inputs.iter().map(|_| None).collect();
     for input in asked.inputs {
         let buffer = buffers.next();
-        let (index, spec) = place("input", &input.name, &signature.inputs).map_err(bad)?;
-        let tensor = tensor(input, buffer, spec)?;
-        if let Some(target) = tensors.get_mut(index)
-            && target.replace(tensor).is_some()
-        {
+        let (index, spec) = place("input", &input.name, &signature.inputs, &model.layout.inputs).map_err(bad)?;
+        let Some(target) = tensors.get_mut(index).filter(|target| target.is_none()) else {
             return Err(bad(format!("input {:?} is there twice", spec.name)));
-        }
+        };
+        *target = Some(tensor(input, buffer, spec)?);
     }
     let (tensors, rows) = assemble(tensors, signature).map_err(problem)?;
     Ok((Inputs { tensors, rows }, Question { id: asked.id, raw, outputs }))
@@ -162,13 +175,13 @@ fn elements(name: &str, datatype: WireType, contents: pb::InferTensorContents) -
 }
 
 /// The places of the outputs that are asked for; all, where none is.
-fn selected(asked: &[InferRequestedOutputTensor], specs: &[TensorSpec]) -> Result<Vec<usize>, Problem> {
+fn selected(asked: &[InferRequestedOutputTensor], specs: &[TensorSpec], names: &Lookup) -> Result<Vec<usize>, Problem> {
     if asked.is_empty() {
         return Ok((0..specs.len()).collect());
     }
     let mut places = Vec::new();
     for output in asked {
-        let (index, spec) = place("output", &output.name, specs).map_err(bad)?;
+        let (index, spec) = place("output", &output.name, specs, names).map_err(bad)?;
         if places.contains(&index) {
             return Err(bad(format!("output {:?} is asked for twice", spec.name)));
         }

@@ -16,6 +16,11 @@ fn pair() -> Signature {
     Signature { inputs: vec![spec("a", DataType::Fp32, &[-1, 2]), spec("b", DataType::Bytes, &[-1])], outputs: vec![] }
 }
 
+/// As the server reads it, with the model's own layout.
+fn parse(body: &[u8], header: Option<&str>, signature: &Signature) -> Result<Request, Error> {
+    super::parse(body, header, signature, &Layout::of(signature))
+}
+
 fn ask(json: &str, signature: &Signature) -> Request {
     parse(json.as_bytes(), None, signature).unwrap_or_else(|error| panic!("{json}: {error:?}"))
 }
@@ -230,4 +235,30 @@ fn deep_json_is_refused_wherever_it_is() {
     }
     refused(&format!(r#"{{"other":{deep}"#), &signature, "no JSON");
     refused(&format!(r#"{{"inputs":[{{"data":{deep}"#), &signature, "no JSON");
+}
+
+#[test]
+fn an_input_that_is_there_twice_is_refused_before_its_data_are_read() {
+    let signature = sole(DataType::Fp32, &[-1]);
+    let input = |fields: &str| format!(r#"{{"name":"x","datatype":"FP32","shape":[1],{fields}}}"#);
+    for data in ["[true]", "[1", "7"] {
+        let (first, again) = (input(r#""data":[1]"#), input(&format!(r#""data":{data}"#)));
+        refused(&format!(r#"{{"inputs":[{first},{again}]}}"#), &signature, "input \"x\" is there twice");
+    }
+    let binary = input(r#""parameters":{"binary_data_size":4}"#);
+    refused(&format!(r#"{{"inputs":[{binary},{binary}]}}"#), &signature, "input \"x\" is there twice");
+}
+
+#[test]
+fn all_shapes_of_a_text_together_claim_no_more_room_than_the_text_has() {
+    let signature = pair();
+    let layout = Layout::of(&signature);
+    let context = Context::new(&signature, &layout, 100);
+    assert_eq!([20, usize::MAX, usize::MAX, 1].map(|claimed| context.room(claimed)), [20, 30, 0, 0]);
+    // What has no room made for it is read all the same.
+    let json = r#"{"inputs":[{"name":"a","datatype":"FP32","shape":[1,2],"data":[1,2]},
+        {"name":"b","datatype":"BYTES","shape":[1],"data":["b"]}]}"#;
+    let claims = json.replace("[1,2],\"data\"", "[4000000000,2],\"data\"");
+    assert_eq!(ask(json, &signature).rows, 1);
+    refused(&claims, &signature, "takes 8000000000 elements, not 2");
 }
