@@ -170,6 +170,23 @@ mod hostile {
         }
     }
 
+    /// rten's decoder would look for the end of the number for ever.
+    #[test]
+    fn a_number_without_an_end_is_refused() {
+        let [n, three] = dims();
+        let dims: [&[u8]; 2] = [&n, &three];
+        let edges = [value(11, "x", &dims), value(12, "y", &dims)].concat();
+        let endless = [0xff; 11];
+        for data in [5, 7, 11] {
+            let weights = field(5, &[&[0x08, 11], &[0x10, 7], &field(data, &[&endless]), &field(8, &[b"w"])]);
+            let says = refusal(&model(&[&node("x", "y", "Relu", &[]), &edges, &weights]));
+            assert!(says.contains("more than ten bytes"), "field {data}: {says}");
+        }
+        let attribute = field(5, &[&field(1, &[b"axes"]), &field(8, &[&endless])]);
+        let says = refusal(&model(&[&node("x", "y", "Relu", &attribute), &edges]));
+        assert!(says.contains("more than ten bytes"), "{says}");
+    }
+
     #[test]
     fn a_long_chain_of_nodes_is_served_and_one_too_long_refused() {
         let [n, three] = dims();
