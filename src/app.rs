@@ -159,14 +159,14 @@ impl App {
         let mut states = States::default();
         states.begin_with(&StateKey::default(), &config.initial_state)?;
         let hotserve = Hotserve::new(config, adapters, boards, states)?;
-        let listener = TcpListener::bind(listen).await.map_err(|source| Error::Listen { addr: listen, source })?;
+        let listener = http::listener::bind(listen).map_err(|source| Error::Listen { addr: listen, source })?;
         Self::on(hotserve, listener).await
     }
 
     async fn on(hotserve: Hotserve, listener: TcpListener) -> Result<Self, Error> {
         let addr = listener.local_addr()?;
         let admin = match hotserve.http().admin_listen() {
-            Some(addr) => Some(TcpListener::bind(addr).await.map_err(|source| Error::AdminListen { addr, source })?),
+            Some(addr) => Some(http::listener::bind(addr).map_err(|source| Error::AdminListen { addr, source })?),
             None => None,
         };
         Ok(Self { listener, addr, admin, hotserve })

@@ -205,7 +205,7 @@ impl Hotserve {
     /// requests that are under way, and stops.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let addr = self.http.config.listen;
-        let listener = TcpListener::bind(addr).await.map_err(|source| Error::Listen { addr, source })?;
+        let listener = http::listener::bind(addr).map_err(|source| Error::Listen { addr, source })?;
         self.serve(listener, shutdown).await
     }
 

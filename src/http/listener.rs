@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -31,6 +31,20 @@ const NEXT_HEAD: Duration = Duration::from_secs(75);
 const PING: Duration = Duration::from_secs(30);
 /// The pause when no connection can be accepted: the process is out of descriptors, and trying at once is no help.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How many connections may wait to be accepted, where the system allows as many (`net.core.somaxconn`). The default of
+/// 128 is one burst of clients: those beyond it try again after a second.
+const BACKLOG: u32 = 4096;
+
+/// Listens on an address. The port may be one that has just been let go.
+pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // On Windows it would allow two to listen.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
 
 /// Answers requests until the shutdown, then lets those under way end, for as long as `drain` at most.
 ///
@@ -186,6 +200,20 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.expect("a clean end");
         text
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_connections_waits_for_nobody_to_accept_it() {
+        let listener = bind(([127, 0, 0, 1], 0).into()).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
+        let burst = most.unwrap_or(128).min(400);
+        let mut streams = Vec::new();
+        // Nobody accepts. What does not fit is tried again after a second, and again after two more.
+        for number in 0..burst {
+            let connected = timeout(Duration::from_secs(20), TcpStream::connect(address)).await;
+            streams.push(connected.unwrap_or_else(|_| panic!("connection {number} of {burst} waits")).expect("accepted"));
+        }
     }
 
     #[tokio::test]
