@@ -206,13 +206,15 @@ mod tests {
     async fn a_burst_of_connections_waits_for_nobody_to_accept_it() {
         let listener = bind(([127, 0, 0, 1], 0).into()).expect("a port");
         let address = listener.local_addr().expect("an address");
-        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
+        let most =
+            std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
         let burst = most.unwrap_or(128).min(400);
         let mut streams = Vec::new();
         // Nobody accepts. What does not fit is tried again after a second, and again after two more.
         for number in 0..burst {
             let connected = timeout(Duration::from_secs(20), TcpStream::connect(address)).await;
-            streams.push(connected.unwrap_or_else(|_| panic!("connection {number} of {burst} waits")).expect("accepted"));
+            streams
+                .push(connected.unwrap_or_else(|_| panic!("connection {number} of {burst} waits")).expect("accepted"));
         }
     }
 
