@@ -38,6 +38,11 @@ mod hotserve {
             }
         }
     }
+    pub mod serving {
+        //! What is served, of which the names are.
+
+        pub mod layout;
+    }
     pub mod http {
         //! The interface, of which a request is read.
 
@@ -69,4 +74,4 @@ mod hotserve {
     }
 }
 
-pub use hotserve::{aws, config, error, http, id, manifest, notification, source, trust};
+pub use hotserve::{aws, config, error, http, id, manifest, notification, serving, source, trust};

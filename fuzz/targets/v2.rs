@@ -6,10 +6,11 @@ use std::sync::LazyLock;
 
 use hotserve_fuzz::http::v2::request::parse;
 use hotserve_fuzz::http::v2::wire::{from_raw, to_raw};
+use hotserve_fuzz::serving::layout::Layout;
 use hotserve_models::{DataType, Dim, Signature, TensorSpec};
 use libfuzzer_sys::fuzz_target;
 
-static SIGNATURES: LazyLock<Vec<Signature>> = LazyLock::new(|| {
+static SIGNATURES: LazyLock<Vec<(Signature, Layout)>> = LazyLock::new(|| {
     let spec = |name: &str, datatype, shape: &[Dim]| TensorSpec {
         name: name.to_owned(),
         datatype,
@@ -31,17 +32,22 @@ static SIGNATURES: LazyLock<Vec<Signature>> = LazyLock::new(|| {
         several,
     ];
     let outputs = || vec![spec("a", DataType::Fp32, &[Dim::Any]), spec("b", DataType::Bytes, &[Dim::Any])];
-    inputs.into_iter().map(|inputs| Signature { inputs, outputs: outputs() }).collect()
+    let signatures = inputs.into_iter().map(|inputs| Signature { inputs, outputs: outputs() });
+    let with_layout = |signature: Signature| {
+        let layout = Layout::of(&signature);
+        (signature, layout)
+    };
+    signatures.map(with_layout).collect()
 });
 
 fuzz_target!(|data: &[u8]| {
     let Some(([which, low, high], body)) = data.split_first_chunk() else { return };
-    let signature = &SIGNATURES[usize::from(*which) % SIGNATURES.len()];
+    let (signature, layout) = &SIGNATURES[usize::from(*which) % SIGNATURES.len()];
     let header = match u16::from_le_bytes([*low, *high]) {
         u16::MAX => None,
         length => Some(length.to_string()),
     };
-    let Ok(request) = parse(body, header.as_deref(), signature) else { return };
+    let Ok(request) = parse(body, header.as_deref(), signature, layout) else { return };
     assert_eq!(signature.check_inputs(&request.tensors).expect("they were checked"), request.rows);
     assert!(request.rows <= body.len().max(1), "an answer has as many");
     assert!(request.outputs.iter().all(|output| output.index < signature.outputs.len()));
