@@ -3,12 +3,12 @@
 //! No path is ever made from a message: an artifact's file is named by its digest. A file appears under its name only
 //! when its bytes are proved and, where the folder is to outlive the process, on the disk.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use tempfile::{NamedTempFile, TempDir};
 
@@ -27,14 +27,46 @@ pub struct Cache {
     durable: bool,
     /// What nothing referred to when that was last looked at, and nobody has asked for since.
     spare: Mutex<HashSet<Digest>>,
-    _lock: File,
+    _lock: Lock,
     _temporary: Option<TempDir>,
 }
 
-/// A process that is being started has all files of its parent open until it runs its own program, the lock of one that
-/// has just ended among them.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-const LOCK_LOOK: Duration = Duration::from_millis(10);
+/// The folder is this process's, and within it one cache's.
+///
+/// A record lock, for it belongs to the process alone. That of `flock` goes along into every child until that runs its own
+/// program: a probe that was just being started when the server was killed would keep the next server out.
+#[derive(Debug)]
+struct Lock {
+    file: Option<File>,
+    folder: PathBuf,
+}
+
+/// The folders that this process has, for a process is never in its own way.
+static TAKEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+impl Lock {
+    fn take(root: &Path) -> Result<Self, OpenError> {
+        let folder = root.canonicalize()?;
+        if !TAKEN.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.clone()) {
+            return Err(OpenError::InUse);
+        }
+        let mut lock = Self { file: None, folder };
+        let file = lock.file.insert(File::create(root.join("lock"))?);
+        match rustix::fs::fcntl_lock(&*file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(lock),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => Err(OpenError::InUse),
+            Err(error) => Err(OpenError::Io(error.into())),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closed first: closing it later would let go of the lock of who comes next.
+        drop(self.file.take());
+        TAKEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.folder);
+    }
+}
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,16 +88,7 @@ impl Cache {
         for folder in ["artifacts", "incoming"] {
             std::fs::create_dir_all(root.join(folder))?;
         }
-        let lock = File::create(root.join("lock"))?;
-        let begun = Instant::now();
-        loop {
-            match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_LOOK),
-                Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse),
-                Err(error) => return Err(OpenError::Io(error.into())),
-            }
-        }
+        let lock = Lock::take(&root)?;
         // What a crash left behind is of no use to anybody.
         for entry in std::fs::read_dir(root.join("incoming"))?.flatten() {
             let _ = std::fs::remove_file(entry.path());
@@ -185,7 +208,12 @@ mod tests {
         let first = Cache::open(Some(folder.path())).expect("free");
         assert!(matches!(Cache::open(Some(folder.path())), Err(OpenError::InUse)));
         drop(first);
-        assert!(Cache::open(Some(folder.path())).is_ok());
+        let again = Cache::open(Some(folder.path())).expect("free");
+        assert!(
+            matches!(Cache::open(Some(folder.path())), Err(OpenError::InUse)),
+            "who was refused has let nothing go"
+        );
+        drop(again);
     }
 
     #[test]
