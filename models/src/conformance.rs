@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::{Data, DataType, Dim, Golden, Loader, Model, Signature, Tensor, TensorSpec};
+use crate::{Data, DataType, Dim, Golden, Loader, Model, Signature, Tensor, TensorSpec, blocks};
 
 /// Rows of the largest batch; more than the blocks that evaluators work in.
 const ROWS: usize = 150;
@@ -190,21 +190,7 @@ fn same(a: &[Tensor], b: &[Tensor], tolerance: f64) -> bool {
 }
 
 fn rows_of(tensors: &[Tensor], from: usize, rows: usize) -> Vec<Tensor> {
-    let cut = |tensor: &Tensor| {
-        let width: usize = tensor.shape().iter().skip(1).product();
-        let range = from * width..(from + rows) * width;
-        let data = match tensor.data() {
-            Data::Bool(v) => Data::Bool(v.get(range).unwrap_or_default().to_vec()),
-            Data::Int32(v) => Data::Int32(v.get(range).unwrap_or_default().to_vec()),
-            Data::Int64(v) => Data::Int64(v.get(range).unwrap_or_default().to_vec()),
-            Data::Fp32(v) => Data::Fp32(v.get(range).unwrap_or_default().to_vec()),
-            Data::Fp64(v) => Data::Fp64(v.get(range).unwrap_or_default().to_vec()),
-            Data::Bytes(v) => Data::Bytes(v.get(range).unwrap_or_default().to_vec()),
-        };
-        let shape = std::iter::once(rows).chain(tensor.shape().iter().skip(1).copied()).collect();
-        Tensor::new(shape, data).expect("the rows lie within the tensor")
-    };
-    tensors.iter().map(cut).collect()
+    blocks::rows_of(tensors, from..from + rows).expect("the rows lie within the tensor")
 }
 
 fn random_batch(signature: &Signature) -> Vec<Tensor> {
