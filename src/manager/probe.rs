@@ -180,9 +180,9 @@ fn patiently(
     cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<Facts, Failure> {
     let last = || starved.lock().unwrap_or_else(PoisonError::into_inner);
+    let anew = |pace| attempt(start(program, pace, cancelled)?, request, timeout, pace, cancelled);
     if last().is_some_and(|last| last.elapsed() < HURRY) {
-        return start(program, Pace::Share, cancelled)
-            .and_then(|probe| attempt(probe, request, timeout, Pace::Share, cancelled));
+        return anew(Pace::Share);
     }
     let idle = std::thread::scope(|scope| {
         if let Some(probe) = spare.take() {
@@ -191,8 +191,7 @@ fn patiently(
         // The probe is not to outlive the thread that starts it: this one waits for it.
         let work = || {
             crate::priority::idle();
-            let probe = start(program, Pace::Idle, cancelled)?;
-            attempt(probe, request, timeout, Pace::Idle, cancelled)
+            anew(Pace::Idle)
         };
         let thread = std::thread::Builder::new().name("probe-idle".to_owned()).spawn_scoped(scope, work);
         thread.map_or(Err(Failure::Starved), |thread| thread.join().unwrap_or(Err(Failure::Starved)))
@@ -200,8 +199,7 @@ fn patiently(
     match idle {
         Err(Failure::Starved) => {
             *last() = Some(Instant::now());
-            let probe = start(program, Pace::Share, cancelled)?;
-            attempt(probe, request, timeout, Pace::Share, cancelled)
+            anew(Pace::Share)
         }
         done => done,
     }
