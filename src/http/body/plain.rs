@@ -359,24 +359,41 @@ impl<'b> Text<'b> {
         if value.is_finite() { T::from_f64(value) } else { None }
     }
 
-    /// A number of one to seven digits, a point, and one to seven digits; others are left as they are. Most features are
-    /// such numbers, and here nothing branches on their sign or their lengths, which no processor can foresee.
+    /// A number of one digit, a point, and one to seven digits; others are left as they are. Most features are such
+    /// numbers. Nothing branches on the sign, which no processor foresees; it does on the length, which is often the same.
     fn short_decimal(&mut self) -> Option<f64> {
         let negative = self.peek()? == b'-';
-        let text = self.0.get(usize::from(negative)..)?;
-        let (integer, length) = up_to_seven_digits(*text.first_chunk()?)?;
-        let (b'.', behind) = text.get(length..)?.split_first()? else { return None };
-        let (fraction, decimals) = up_to_seven_digits(*behind.first_chunk()?)?;
-        let rest = behind.get(decimals..)?;
-        let leads_with_zero = length > 1 && text.first() == Some(&b'0');
-        if leads_with_zero || matches!(rest.first(), Some(b'e' | b'E')) {
+        let [digit, b'.', decimals @ ..] = self.0.get(usize::from(negative)..)? else { return None };
+        let integer = u64::from(digit.wrapping_sub(b'0'));
+        if integer > 9 {
+            return None;
+        }
+        let (word, length) = leading_digits(*decimals.first_chunk()?);
+        let value = match length {
+            1 => self.with_decimals::<1>(integer, word, decimals),
+            2 => self.with_decimals::<2>(integer, word, decimals),
+            3 => self.with_decimals::<3>(integer, word, decimals),
+            4 => self.with_decimals::<4>(integer, word, decimals),
+            5 => self.with_decimals::<5>(integer, word, decimals),
+            6 => self.with_decimals::<6>(integer, word, decimals),
+            7 => self.with_decimals::<7>(integer, word, decimals),
+            _ => None,
+        }?;
+        Some(if negative { -value } else { value })
+    }
+
+    /// The number whose integer and `N` decimals these are. Constants, so that where the next number begins is known
+    /// before this one is: 20 % faster than by a length that is computed.
+    #[inline(always)]
+    fn with_decimals<const N: usize>(&mut self, integer: u64, word: u64, decimals: &'b [u8]) -> Option<f64> {
+        let rest = decimals.get(N..)?;
+        if matches!(rest.first(), Some(b'e' | b'E')) {
             return None;
         }
         self.0 = rest;
-        // Fourteen digits and the power of ten are exact, so that the quotient is the double nearest to the text.
-        let power = TENS.get(decimals)?;
-        let value = (integer as f64 * power + fraction as f64) / power;
-        Some(if negative { -value } else { value })
+        let scale = const { 10_u64.pow(N as u32) };
+        // Both are exact, so that the quotient is the double nearest to the text.
+        Some((integer * scale + of_eight_digits(word << (64 - 8 * N))) as f64 / scale as f64)
     }
 
     /// Goes on with a number by the digits that come; over 19 of them in all, it means nothing.
@@ -389,23 +406,21 @@ impl<'b> Text<'b> {
     }
 }
 
-/// The number that eight bytes begin with, and its length; nothing where none of them, or each, is a digit.
-fn up_to_seven_digits(bytes: [u8; 8]) -> Option<(u64, usize)> {
+/// What eight bytes mean as digits, the first in the lowest byte, and with how many digits they begin.
+fn leading_digits(bytes: [u8; 8]) -> (u64, u32) {
     const EACH: u64 = 0x0101_0101_0101_0101;
     // A digit's byte is 0 to 9 then, and any other is more: with 0x76 on top it has the highest bit, or had it before.
     // What is carried over reaches the bytes behind it only.
     let word = u64::from_le_bytes(bytes) ^ (0x30 * EACH);
     let others = (word.wrapping_add(0x76 * EACH) | word) & (0x80 * EACH);
-    let length = others.trailing_zeros() / 8;
-    if length == 0 || length == 8 {
-        return None;
-    }
-    // Zeros in front make eight digits, the first in the lowest byte. Their sum in three steps: by twos, by fours, all.
-    let digits = word << (64 - 8 * length);
-    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8) & 0x00FF_00FF_00FF_00FF;
-    let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_FFFF_0000_FFFF;
-    let all = fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xFFFF_FFFF;
-    Some((all, length as usize))
+    (word, others.trailing_zeros() / 8)
+}
+
+/// The number of eight digits, the first in the lowest byte: the sum by twos, by fours, and of all.
+fn of_eight_digits(digits: u64) -> u64 {
+    let twos = digits.wrapping_mul(10).wrapping_add(digits >> 8) & 0x00FF_00FF_00FF_00FF;
+    let fours = twos.wrapping_mul(100).wrapping_add(twos >> 16) & 0x0000_FFFF_0000_FFFF;
+    fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xFFFF_FFFF
 }
 
 /// The powers of ten that a double holds exactly.
