@@ -163,7 +163,7 @@ class Attacker:
         head = b"POST /predict/iris HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % length
         opened = [one for one in self.connections(int(100 * self.scale), head) if one]
         left = dict.fromkeys(opened, length - 1)
-        for turn in self.paced(4000):
+        for turn in self.paced(1600):
             one = opened[turn % len(opened)]
             if left[one]:
                 with contextlib.suppress(OSError):
