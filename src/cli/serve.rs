@@ -47,13 +47,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A cache folder that cannot be used is a setting that is wrong.
+/// A cache folder that cannot be used is a setting that is wrong, as are those that are only seen to be when it starts.
 pub(super) fn as_setting(error: crate::app::Error) -> anyhow::Error {
     match error {
         crate::app::Error::Cache { folder, source } => {
             let setting = format!("--cache-dir (HOTSERVE_CACHE_DIR) {folder}");
             config::Error::new(setting, crate::error::chain(&source)).into()
         }
+        crate::app::Error::Setting(error) => error.into(),
         error => error.into(),
     }
 }

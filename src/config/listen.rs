@@ -161,7 +161,7 @@ mod tests {
 
     fn refused(settings: Settings, setting: &str, says: &str) {
         let error = ListenConfig::from_settings(&settings).expect_err(setting);
-        assert!(error.setting.starts_with(setting) && error.problem.contains(says), "{error}");
+        assert!(error.setting.starts_with(setting) && error.to_string().contains(says), "{error}");
     }
 
     #[test]

@@ -42,7 +42,7 @@ const BACKLOG: u32 = 4096;
 
 /// What is said to who cannot be let in.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
-                      content-type: application/problem+json\r\ncontent-length: 131\r\n\r\n\
+                      content-type: application/problem+json\r\ncontent-length: 135\r\n\r\n\
                       {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
                       \"code\":\"overloaded\",\"detail\":\"as many connections as may be are open\"}";
 
@@ -73,7 +73,7 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 
 /// Answers requests until the shutdown, then lets those under way end, for as long as `drain` at most.
 ///
-/// Connections that are idle at the shutdown are closed at once, the others after their answer.
+/// Connections that are idle at the shutdown are closed a moment later, the others after their answer.
 pub async fn serve<S>(
     listener: TcpListener,
     service: S,

@@ -101,6 +101,13 @@ impl Activity {
 /// A request under way; its answer's body takes it along.
 pub(super) struct Underway(Arc<Activity>);
 
+impl Underway {
+    /// Whether its answer is to be the last one.
+    pub(super) fn is_last(&self) -> bool {
+        self.0.is_closing()
+    }
+}
+
 impl Drop for Underway {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Relaxed);

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt as _};
 
@@ -26,6 +26,9 @@ use super::activity::{Activity, Noted, Overdue, Tracked, Watch};
 
 /// How often an HTTP/2 client is asked whether it is still there, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(30);
+/// How long a connection without a request is kept when it is to end: a request that is on its way already is answered,
+/// and its answer says that it is the last.
+const GRACE: Duration = Duration::from_millis(100);
 /// The largest head over HTTP/1, in bytes: what a connection buffers, for reading and for writing.
 const BUFFER: usize = 64 << 10;
 /// The largest headers over HTTP/2, in bytes, inflated.
@@ -132,10 +135,10 @@ impl Connection {
             if let Some(certificate) = &certificate {
                 request.extensions_mut().insert(certificate.clone());
             }
-            let last = activity_of.is_closing() && request.version() <= Version::HTTP_11;
+            let http1 = request.version() <= Version::HTTP_11;
             service.clone().oneshot(request).map(move |answer| {
                 answer.map(|mut response| {
-                    if last {
+                    if http1 && underway.is_last() {
                         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
                     response.map(|body| Tracked { body, _underway: underway })
@@ -159,18 +162,18 @@ impl Connection {
         let mut served = pin!(builder.serve_connection(transport, service));
         let mut watch = Watch::new(Arc::clone(&activity), door.head_timeout, door.idle_timeout);
         let mut stopped = pin!(stop.cancelled());
+        let mut grace = pin!(sleep(GRACE));
         let mut told = false;
 
         poll_fn(|context| {
-            let stopping = !activity.is_closing() && stopped.as_mut().poll(context).is_ready();
-            if stopping {
+            if !activity.is_closing() && stopped.as_mut().poll(context).is_ready() {
                 activity.set_closing();
+                grace.as_mut().reset(Instant::now() + GRACE);
             }
-            // First what has come already: a request that waits in the socket is answered, and its answer is the last.
             if let Poll::Ready(result) = served.as_mut().poll(context) {
                 return Poll::Ready(end(peer, result));
             }
-            if stopping {
+            if activity.is_closing() && !told && grace.as_mut().poll(context).is_ready() {
                 told = true;
                 served.as_mut().graceful_shutdown();
                 if let Poll::Ready(result) = served.as_mut().poll(context) {
