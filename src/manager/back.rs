@@ -5,9 +5,9 @@ use std::time::Instant;
 use serde_json::value::RawValue;
 
 use super::journal::{Saved, SavedModel};
-use super::pipeline::Stages;
 use super::policy::Mark;
 use super::stages::{Announced, Refusal, Warm};
+use super::timing::Stages;
 use super::{Errand, Manager};
 use crate::id::{Rank, Slot, StateKey};
 use crate::notification::ModelLimits;
@@ -105,11 +105,11 @@ impl Manager {
             }
             tracing::warn!(%slot, %error, "the journal cannot be written: going back from what was revoked all the same");
         }
-        stages.insert("persist", begun.elapsed().as_secs_f64());
+        stages.end("persist", begun);
         let begun = Instant::now();
         let next = next(&self.swapper.snapshot());
         self.swap_snapshot(next);
-        stages.insert("swap", begun.elapsed().as_secs_f64());
+        stages.end("swap", begun);
         self.served_again(slot, mark, digest, stages);
     }
 
@@ -139,12 +139,19 @@ impl Manager {
             self.supersede(&superseded);
         }
         self.drop_warm();
-        for (stage, seconds) in &stages {
-            self.metrics.swap_stage_duration.get(stage).record(*seconds);
-        }
+        stages.record(&self.metrics);
+        self.said.remove(slot);
         self.count(slot, "applied");
-        tracing::info!(%slot, version = rank, digest = digest.as_ref().map(|digest| &digest[..12]), "swapped back in");
-        self.status.record(Entry { digest, stages, ..Entry::new("applied", [(slot.clone(), rank)]) });
+        tracing::info!(
+            %slot,
+            version = rank,
+            digest = digest.as_ref().map(|digest| &digest[..12]),
+            load_ms = stages.ms("load"),
+            persist_ms = stages.ms("persist"),
+            swap_ms = stages.ms("swap"),
+            "swapped back in"
+        );
+        self.status.record(Entry { digest, stages: stages.seconds, ..Entry::new("applied", [(slot.clone(), rank)]) });
     }
 
     /// An operator wants nothing to be served: what is goes to what is kept, and comes back from there.
@@ -218,6 +225,9 @@ impl Manager {
 
     fn note_full_disk(&mut self, slot: &Slot, error: &std::io::Error) {
         self.waiting.insert(slot.clone());
+        if !self.said.insert(slot.clone()) {
+            return;
+        }
         tracing::warn!(%slot, %error, "the journal cannot be written: the way back waits for room on the disk");
     }
 }
