@@ -20,6 +20,7 @@ mod openapi;
 mod predict;
 mod problem;
 mod state;
+mod trace;
 mod v2;
 #[cfg(test)]
 mod tests;

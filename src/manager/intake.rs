@@ -32,7 +32,7 @@ impl Manager {
         }
         if notification.expires_at.is_some_and(|at| at < self.status.stream_now()) {
             let trace = self.trace(notification.trace, &record, begun);
-            self.reject_message(&record, &trace, named(&notification), "expired", "its expires_at has passed");
+            self.reject_message(&record, &trace, named(&notification, &record), "expired", "its expires_at has passed");
             return;
         }
         if let Some(control) = &notification.control {
@@ -60,7 +60,7 @@ impl Manager {
                 Ok(Judged::Duplicate) => self.count(&slot, "duplicate"),
                 Err((reason, detail)) => {
                     let trace = self.trace(notification.trace, &record, begun);
-                    self.reject_message(&record, &trace, named(&notification), reason, detail);
+                    self.reject_message(&record, &trace, named(&notification, &record), reason, detail);
                     return;
                 }
             }
@@ -89,7 +89,7 @@ impl Manager {
             && let Err(error) = self.fetcher.check_allowed(uri)
         {
             let trace = self.trace(notification.trace, &record, begun);
-            self.reject_message(&record, &trace, named(&notification), error.code(), error.to_string());
+            self.reject_message(&record, &trace, named(&notification, &record), error.code(), error.to_string());
             return;
         }
         let trace = self.trace(notification.trace, &record, begun);
@@ -214,8 +214,9 @@ impl Manager {
 }
 
 /// What a message means to replace, for those who are told that it does not.
-fn named(notification: &Notification) -> impl Iterator<Item = (Slot, String)> + '_ {
-    notification.slots().map(|(slot, version)| (slot, version.map(|version| version.to_string()).unwrap_or_default()))
+fn named(notification: &Notification, record: &Record) -> Vec<(Slot, String)> {
+    let rank = |version: Option<Version>| version.map_or_else(|| Rank::Stream(record.position.clone()), Rank::Version);
+    notification.slots().map(|(slot, version)| (slot, rank(version).to_string())).collect()
 }
 
 /// What becomes of one part of a message.
