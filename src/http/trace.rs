@@ -46,25 +46,17 @@ impl Caller {
     /// trace it belongs, if to one.
     pub(super) fn answered(&self, route: &str, response: &Response, grpc: Option<i32>) -> Option<TraceContext> {
         let status = response.status().as_u16();
-        let version = response.headers().get(MODEL_VERSION).map(HeaderValue::as_bytes);
+        let version = || response.headers().get(MODEL_VERSION).map(HeaderValue::as_bytes);
         let (method, request_id) = (self.method.as_str(), self.id());
-        let trace = telemetry::answered(&Answered {
-            parent: self.trace,
-            begun: self.begun,
-            method,
-            route,
-            status,
-            grpc,
-            version,
-            request_id,
-        });
+        let (parent, begun) = (self.trace, self.begun);
+        let trace = telemetry::answered(&Answered { parent, begun, method, route, status, grpc, request_id }, version);
         tracing::debug!(
             target: "hotserve::access",
             method,
             route,
             status,
             grpc_status = grpc,
-            version = version.and_then(|version| std::str::from_utf8(version).ok()),
+            version = version().and_then(|version| std::str::from_utf8(version).ok()),
             duration_ms = self.begun.elapsed().as_secs_f64() * 1e3,
             request_id,
             trace_id = trace.map(|trace| tracing::field::display(trace.trace_id())),

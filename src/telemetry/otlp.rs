@@ -124,16 +124,16 @@ impl UpdateSpan {
 }
 
 /// Exports the span of a request.
-pub(super) fn answered(request: &Answered<'_>) -> Option<TraceContext> {
+pub(super) fn answered<'a>(request: &Answered<'_>, version: impl FnOnce() -> Option<&'a [u8]>) -> Option<TraceContext> {
     let Export { tracer, .. } = EXPORT.get()?;
-    let Answered { parent, begun, method, route, status, grpc, version, request_id } = *request;
+    let Answered { parent, begun, method, route, status, grpc, request_id } = *request;
     let mut attributes = vec![
         KeyValue::new("http.request.method", method.to_owned()),
         KeyValue::new("http.route", route.to_owned()),
         KeyValue::new("http.response.status_code", i64::from(status)),
         KeyValue::new("hotserve.request_id", request_id.to_owned()),
     ];
-    if let Some(version) = version {
+    if let Some(version) = version() {
         attributes.push(KeyValue::new("hotserve.model.version", String::from_utf8_lossy(version).into_owned()));
     }
     if let Some(code) = grpc {

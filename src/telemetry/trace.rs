@@ -93,18 +93,18 @@ pub struct Answered<'a> {
     pub status: u16,
     /// The code of gRPC, for a call of that.
     pub grpc: Option<i32>,
-    /// The version of the model that answered, if one did.
-    pub version: Option<&'a [u8]>,
     /// Its id.
     pub request_id: &'a str,
 }
 
 /// Exports the span of a request, where spans are exported. Answers to which trace it belongs: the one that it named,
-/// or its own where it is kept.
+/// or its own where it is kept. `version` is that of the model that answered, if one did; it is asked for only where
+/// spans are exported.
 #[inline]
-pub fn answered(request: &Answered<'_>) -> Option<TraceContext> {
+#[cfg_attr(not(feature = "otlp"), expect(unused_variables, reason = "nothing is exported"))]
+pub fn answered<'a>(request: &Answered<'_>, version: impl FnOnce() -> Option<&'a [u8]>) -> Option<TraceContext> {
     #[cfg(feature = "otlp")]
-    if let Some(trace) = otlp::answered(request) {
+    if let Some(trace) = otlp::answered(request, version) {
         return Some(trace);
     }
     request.parent
