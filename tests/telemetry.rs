@@ -244,6 +244,19 @@ async fn what_is_fetched_for_an_update_names_its_trace_and_signs_it_not() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_published_within_a_trace_says_so() {
+    let cloud = Cloud::start(1).await;
+    let program = Program::serve(&cloud, |_| {}).await;
+    for (key, traceparent, expected) in [("a", TRACEPARENT, json!(TRACE)), ("b", "00-nonsense", Value::Null)] {
+        let mut command = hotserve(&["publish", "state", "1", "--key", key, "--version", "1"]);
+        command.envs(cloud.environment()).env("TRACEPARENT", traceparent);
+        let (code, text) = run(command);
+        assert_eq!(code, 0, "{text}");
+        assert_eq!(program.until_swapped(&format!("state {key}"), "1").await["trace_id"], expected);
+    }
+}
+
 #[cfg(not(feature = "otlp"))]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_build_that_cannot_export_says_once_how_to_get_one_that_can() {

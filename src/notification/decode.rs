@@ -418,6 +418,29 @@ mod tests {
     }
 
     #[test]
+    fn a_traceparent_is_taken_where_it_is_one_and_never_a_reason_to_refuse() {
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let other = trace.replace("4bf9", "5bf9");
+        let event = |fields: &str, data: &str| {
+            format!(r#"{{"specversion":"1.0","id":"1","source":"/ci","type":"t",{fields}"data":{{"state":1{data}}}}}"#)
+        };
+        for (text, expected) in [
+            (r#"{"state":1}"#.to_owned(), None),
+            (format!(r#"{{"state":1,"traceparent":"{trace}"}}"#), Some(trace)),
+            (format!(r#"{{"state":1,"must_understand":["traceparent"],"traceparent":"{trace}"}}"#), Some(trace)),
+            (r#"{"state":1,"traceparent":null}"#.to_owned(), None),
+            (r#"{"state":1,"traceparent":{"a":[1]}}"#.to_owned(), None),
+            (format!(r#"{{"state":1,"traceparent":"{}"}}"#, trace.to_uppercase()), None),
+            (event(&format!(r#""traceparent":"{trace}","#), ""), Some(trace)),
+            (event(r#""traceparent":7,"#, ""), None),
+            (event(&format!(r#""traceparent":"{trace}","#), &format!(r#","traceparent":"{other}""#)), Some(&*other)),
+        ] {
+            let found = read(&text).expect(&text).trace.map(|trace| trace.to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn a_rejection_is_short_whatever_it_quotes() {
         let long = r"\u0001".repeat(1 << 18);
         for text in [

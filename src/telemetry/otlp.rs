@@ -49,10 +49,13 @@ pub(super) fn export() -> Result<(), String> {
     let collector = Collector::new(timeout).map_err(|error| error.to_string())?;
     let exporter = SpanExporter::builder().with_http().with_http_client(collector).build();
     let exporter = exporter.map_err(|error| error.to_string())?;
-    // The environment's attributes count before these.
-    let mut resource = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-    let named = set("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|list| list.contains("service.name="));
-    if !named && set("OTEL_SERVICE_NAME").is_none_or(|name| name.is_empty()) {
+    // What the environment says counts before this.
+    let given = set("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+    let mut resource = Resource::builder();
+    if !given.contains("service.version=") {
+        resource = resource.with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+    }
+    if !given.contains("service.name=") && set("OTEL_SERVICE_NAME").is_none_or(|name| name.is_empty()) {
         resource = resource.with_service_name("hotserve");
     }
     let provider = SdkTracerProvider::builder().with_resource(resource.build()).with_batch_exporter(exporter).build();
@@ -94,8 +97,9 @@ impl UpdateSpan {
         Some(Self { context: Context::new().with_span(span), tracer })
     }
 
-    pub(super) fn context(&self) -> TraceContext {
-        ours(self.context.span().span_context()).expect("the SDK makes no ids of zero")
+    /// Nothing once spans are not exported any more.
+    pub(super) fn context(&self) -> Option<TraceContext> {
+        ours(self.context.span().span_context())
     }
 
     pub(super) fn stage(&self, stage: &'static str, begun: Instant, took: Duration) {
@@ -152,7 +156,8 @@ pub(super) fn answered<'a>(request: &Answered<'_>, version: impl FnOnce() -> Opt
     if failed {
         span.set_status(Status::error(""));
     }
-    let trace = ours(span.span_context());
+    // Who looks for the id of one that is not kept finds nothing.
+    let trace = ours(span.span_context()).filter(|trace| trace.is_sampled() || parent.is_some());
     span.end();
     trace
 }

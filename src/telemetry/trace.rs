@@ -47,8 +47,8 @@ impl Trace {
     /// Where in the trace it is now: for what is done for it elsewhere.
     pub fn context(&self) -> Option<TraceContext> {
         #[cfg(feature = "otlp")]
-        if let Some(span) = &self.span {
-            return Some(span.context());
+        if let Some(trace) = self.span.as_ref().and_then(otlp::UpdateSpan::context) {
+            return Some(trace);
         }
         self.parent
     }
