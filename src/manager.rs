@@ -421,7 +421,7 @@ impl Manager {
             (Errand::GoBack(saved), Err(refusal)) if refusal.reason == "memory" => {
                 if self.said.insert(slot.clone()) {
                     let (version, reason) = (&saved.rank, refusal.reason);
-                    tracing::warn!(%slot, %version, reason, "what was kept is not loaded for want of memory: {refusal}");
+                    tracing::warn!(%slot, %version, %reason, "what was kept is not loaded for want of memory: {refusal}");
                 }
                 self.waiting.insert(slot);
             }

@@ -15,6 +15,6 @@ mod seldom;
 mod trace;
 
 pub use context::{TraceContext, current, within};
-pub use log::{LogFormat, start};
+pub use log::{LogFormat, shown, start};
 pub use seldom::Seldom;
 pub use trace::{Answered, Origin, Trace, answered, export, flush};

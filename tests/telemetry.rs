@@ -18,6 +18,7 @@ use crate::cli::{hotserve, run};
 use crate::support::{Client, Cloud, constant_model, until};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const SECRET: &str = "a-token-of-this-test-alone-0123456789";
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// The program with its log.
@@ -101,7 +102,7 @@ async fn the_log_is_json_with_one_line_a_decision() {
     let cloud = Cloud::start(1).await;
     let cache = cloud.path("cache");
     let mut program = Program::serve(&cloud, |command| {
-        command.arg("--cache-dir").arg(&cache).env("AWS_SECRET_ACCESS_KEY", "the-secret-of-the-test");
+        command.arg("--cache-dir").arg(&cache).env("HOTSERVE_ADMIN_TOKEN", SECRET);
     })
     .await;
 
@@ -166,7 +167,7 @@ async fn the_log_is_json_with_one_line_a_decision() {
     let refusal = lines.iter().find(|line| line["reason"] == "malformed").unwrap();
     assert_eq!(refusal["trace_id"], TRACE, "{refusal}");
     let all = program.log.lock().unwrap().join("\n");
-    assert!(!all.contains("the-secret-of-the-test"), "{all}");
+    assert!(!all.contains(SECRET), "{all}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,7 +59,7 @@ impl Caller {
             version = version().and_then(|version| std::str::from_utf8(version).ok()),
             duration_ms = self.begun.elapsed().as_secs_f64() * 1e3,
             request_id,
-            trace_id = trace.map(|trace| tracing::field::display(trace.trace_id())),
+            trace_id = telemetry::shown(trace.map(TraceContext::trace_id)),
             "answered"
         );
         trace
@@ -68,15 +68,15 @@ impl Caller {
     /// Says why the server could not answer.
     pub(super) fn failed(&self, route: &str, trace: Option<TraceContext>, fault: &Fault) {
         let Some(unsaid) = FAILED.may_say() else { return };
-        let trace_id = trace.or(self.trace).map(|trace| tracing::field::display(trace.trace_id()));
+        let trace_id = telemetry::shown(trace.or(self.trace).map(TraceContext::trace_id));
         let unsaid = (unsaid > 0).then_some(unsaid);
         let Fault { model, error } = fault;
         tracing::error!(
-            slot = model.as_ref().map(|(name, _)| tracing::field::display(Slot::Model(name.clone()))),
-            version = model.as_ref().map(|(_, version)| tracing::field::display(version)),
+            slot = telemetry::shown(model.as_ref().map(|(name, _)| Slot::Model(name.clone()))),
+            version = telemetry::shown(model.as_ref().map(|(_, version)| version)),
             error,
-            route,
-            request_id = self.id(),
+            %route,
+            request_id = %self.id(),
             trace_id,
             unsaid,
             "a request failed"

@@ -34,7 +34,7 @@ impl Attempts {
         let count = strikes.entry(struck).or_default();
         *count += 1;
         tracing::warn!(
-            digest = struck.short(),
+            digest = %struck.short(),
             strikes = *count,
             "the process ended while this artifact was being loaded"
         );

@@ -14,6 +14,7 @@ use crate::notification::ModelLimits;
 use crate::serving::live::Typed;
 use crate::serving::{ModelFacts, ServedModel, ServedState, Snapshot};
 use crate::status::Entry;
+use crate::telemetry;
 
 impl Saved {
     /// A model, ready to be served.
@@ -120,7 +121,7 @@ impl Manager {
         let typed = match self.typed(key, json) {
             Ok(typed) => typed,
             Err(refusal) => {
-                tracing::warn!(%slot, reason = refusal.reason, "the initial state is not what is wanted: {refusal}");
+                tracing::warn!(%slot, reason = %refusal.reason, "the initial state is not what is wanted: {refusal}");
                 return self.lose_rank(slot, &Rank::Initial);
             }
         };
@@ -144,8 +145,8 @@ impl Manager {
         self.count(slot, "applied");
         tracing::info!(
             %slot,
-            version = rank,
-            digest = digest.as_ref().map(|digest| &digest[..12]),
+            version = %rank,
+            digest = telemetry::shown(digest.as_ref().map(|digest| &digest[..12])),
             load_ms = stages.ms("load"),
             persist_ms = stages.ms("persist"),
             swap_ms = stages.ms("swap"),
@@ -210,7 +211,7 @@ impl Manager {
     pub(super) fn lose(&mut self, saved: &Saved, refusal: &Refusal) {
         self.metrics.rejections.get(&[refusal.reason]).increment(1);
         let (slot, version) = (&saved.slot, &saved.rank);
-        tracing::warn!(%slot, %version, reason = refusal.reason, "what was kept cannot be served again: {refusal}");
+        tracing::warn!(%slot, %version, reason = %refusal.reason, "what was kept cannot be served again: {refusal}");
         let entry = Entry { reason: Some(refusal.reason), detail: Some(refusal.detail.clone()), ..lost(saved) };
         self.status.record(entry);
         self.lose_rank(slot, version);

@@ -16,6 +16,7 @@ use crate::notification::Location;
 use crate::serving::{ModelFacts, ServedModel, ServedState, Snapshot};
 use crate::status::Entry;
 use crate::store::Artifact;
+use crate::telemetry::{self, TraceContext};
 
 impl Manager {
     /// Persists, swaps, retires. All that can fail is over when the snapshot is replaced.
@@ -180,7 +181,7 @@ impl Manager {
         tracing::info!(
             slot = %entry.slots.join(" and "),
             version = %entry.versions.join(" and "),
-            digest = digest.map(|digest| digest.short()),
+            digest = telemetry::shown(digest.map(|digest| digest.short())),
             publish_to_serving_ms,
             stream_ms = stages.ms("stream"),
             fetch_ms = stages.ms("fetch"),
@@ -190,8 +191,8 @@ impl Manager {
             warm_ms = stages.ms("warm"),
             persist_ms = stages.ms("persist"),
             swap_ms = stages.ms("swap"),
-            sequence_number = entry.sequence_number,
-            trace_id = update.trace.context().map(|trace| tracing::field::display(trace.trace_id())),
+            sequence_number = %update.record.position.sequence,
+            trace_id = telemetry::shown(update.trace.context().map(TraceContext::trace_id)),
             signers = (!entry.signers.is_empty()).then(|| tracing::field::debug(&entry.signers)),
             "swapped in"
         );

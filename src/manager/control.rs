@@ -11,7 +11,7 @@ use crate::metrics::unix_seconds;
 use crate::notification::{Action, Control};
 use crate::source::Record;
 use crate::status::{Entry, Held};
-use crate::telemetry::Trace;
+use crate::telemetry::{self, Trace};
 
 impl Manager {
     /// An operator's command.
@@ -168,10 +168,10 @@ impl Manager {
         let version = named.map(ToString::to_string).unwrap_or_default();
         tracing::info!(
             %slot,
-            version = (!version.is_empty()).then_some(&version),
-            digest = digest.as_ref().map(|digest: &String| &digest[..12]),
-            by = by.code(),
-            sequence_number = record.map(|record| tracing::field::display(&record.position.sequence)),
+            version = telemetry::shown((!version.is_empty()).then_some(&version)),
+            digest = telemetry::shown(digest.as_ref().map(|digest: &String| &digest[..12])),
+            by = %by.code(),
+            sequence_number = telemetry::shown(record.map(|record| &record.position.sequence)),
             "{}",
             outcome.replace('_', " ")
         );

@@ -10,7 +10,7 @@ use crate::id::{Rank, Slot, Version};
 use crate::notification::{self, Location, ModelUpdate, Notification};
 use crate::source::Record;
 use crate::status::Entry;
-use crate::telemetry::{Origin, Trace, TraceContext};
+use crate::telemetry::{self, Origin, Trace, TraceContext};
 
 impl Manager {
     /// Decodes and judges a record.
@@ -68,21 +68,22 @@ impl Manager {
         if parts.is_empty() {
             // It may come again, when it is wanted.
             self.recent.forget(&record.data);
-            // For a way back it is enough to know where it is.
-            let remembers = |slot: &Slot, mark: &Mark| self.books.get(slot).is_some_and(|book| book.remembers(mark));
-            parts = older.iter().filter(|(slot, mark)| remembers(slot, mark)).cloned().collect();
-        }
-        if parts.is_empty() {
+            // At the start that is most of a stream.
             for (slot, mark) in older.iter().filter(|_| self.caught_up) {
-                let served = self.books.get(slot).and_then(|book| book.served()).map(|at| at.rank.to_string());
+                let served = self.books.get(slot).and_then(|book| book.served()).map(|at| &at.rank);
                 tracing::info!(
                     %slot,
                     version = %mark.rank,
-                    served_version = served,
+                    served_version = telemetry::shown(served),
                     sequence_number = %record.position.sequence,
                     "older than what is served: not applied"
                 );
             }
+            // For a way back it is enough to know where it is.
+            let remembers = |slot: &Slot, mark: &Mark| self.books.get(slot).is_some_and(|book| book.remembers(mark));
+            parts = older.into_iter().filter(|(slot, mark)| remembers(slot, mark)).collect();
+        }
+        if parts.is_empty() {
             return;
         }
         if let Some(ModelUpdate { location: Location::Uri { uri, .. }, .. }) = &notification.model

@@ -10,7 +10,7 @@ use crate::id::Slot;
 use crate::notification::Notification;
 use crate::source::Record;
 use crate::status::Entry;
-use crate::telemetry::Trace;
+use crate::telemetry::{self, Trace, TraceContext};
 
 impl Manager {
     /// A gate says no: the slot keeps what it serves, and its next candidate gets its turn.
@@ -63,11 +63,11 @@ impl Manager {
     ) {
         self.metrics.rejections.get(&[reason]).increment(1);
         tracing::warn!(
-            slot = (!entry.slots.is_empty()).then(|| entry.slots.join(" and ")),
-            version = (!entry.versions.is_empty()).then(|| entry.versions.join(" and ")),
-            reason,
+            slot = telemetry::shown((!entry.slots.is_empty()).then(|| entry.slots.join(" and "))),
+            version = telemetry::shown(Some(entry.versions.join(" and ")).filter(|versions| !versions.is_empty())),
+            %reason,
             sequence_number = %record.position.sequence,
-            trace_id = trace.context().map(|trace| tracing::field::display(trace.trace_id())),
+            trace_id = telemetry::shown(trace.context().map(TraceContext::trace_id)),
             "refused, serving what was served before: {detail}"
         );
         trace.end("rejected", &entry.slots, &entry.versions, Some((reason, &detail)));

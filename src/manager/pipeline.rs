@@ -327,8 +327,8 @@ impl Shop {
             Ok(facts) => facts.row_cost,
             Err(refusal) => {
                 tracing::warn!(
-                    digest = served.artifact.digest().short(),
-                    reason = refusal.reason,
+                    digest = %served.artifact.digest().short(),
+                    reason = %refusal.reason,
                     "the served model could not be measured, and the new one not be compared with it: {refusal}"
                 );
                 return Ok(());
@@ -389,7 +389,7 @@ fn begin(attempts: &Attempts, digest: Digest) -> Result<(), Refusal> {
     }
     if let Err(error) = attempts.begin(digest) {
         // It guards against what is rare: a full disk must not keep the last known good from being served.
-        tracing::warn!(%error, digest = digest.short(), "the load of an artifact cannot be noted; loading it all the same");
+        tracing::warn!(%error, digest = %digest.short(), "the load of an artifact cannot be noted; loading it all the same");
     }
     Ok(())
 }

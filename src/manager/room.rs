@@ -184,7 +184,7 @@ impl Manager {
             }
             Err(refusal) => {
                 if self.said.insert(slot.clone()) {
-                    tracing::error!(%slot, reason = refusal.reason,
+                    tracing::error!(%slot, reason = %refusal.reason,
                         "what was unloaded cannot be loaded again; trying until something newer comes: {refusal}");
                 }
                 self.reload(name, RETRY);

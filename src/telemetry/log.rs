@@ -29,6 +29,11 @@ impl fmt::Display for LogFormat {
     }
 }
 
+/// A field as it is, without quotes; left out where there is none.
+pub fn shown<T: fmt::Display>(value: Option<T>) -> Option<tracing::field::DisplayValue<T>> {
+    value.map(tracing::field::display)
+}
+
 /// Panics are lines too; where each request panics, that many.
 static PANICS: Seldom = Seldom::new(10);
 

@@ -27,9 +27,10 @@ struct Said {
 }
 
 /// A trouble that was said.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Lasting {
-    code: &'static str,
+    /// Each kind is said once until all is well.
+    codes: Vec<&'static str>,
     since: Instant,
     last: Instant,
 }
@@ -41,17 +42,13 @@ const OVER: Duration = Duration::from_secs(10);
 impl Said {
     /// Something is wrong. Answers whether to say it: not what was said and is not over.
     fn on_trouble(&mut self, code: &'static str, now: Instant) -> bool {
-        match &mut self.trouble {
-            Some(trouble) if trouble.code == code => {
-                trouble.last = now;
-                false
-            }
-            trouble => {
-                let since = trouble.map_or(now, |before| before.since);
-                *trouble = Some(Lasting { code, since, last: now });
-                true
-            }
+        let trouble = self.trouble.get_or_insert_with(|| Lasting { codes: Vec::new(), since: now, last: now });
+        trouble.last = now;
+        let news = !trouble.codes.contains(&code);
+        if news {
+            trouble.codes.push(code);
         }
+        news
     }
 
     /// There was an answer. Answers how long it was wrong, when that is to be said.
@@ -251,6 +248,7 @@ mod tests {
             assert!(!said.on_trouble("unavailable", at(second)));
         }
         assert!(said.on_trouble("access_denied", at(60)), "another trouble is news");
+        assert!(!said.on_trouble("unavailable", at(60)) && !said.on_trouble("access_denied", at(60)), "once");
         assert_eq!(said.on_answer(at(69)), None);
         assert_eq!(said.on_answer(at(70)), Some(Duration::from_secs(59)));
         assert_eq!(said.on_answer(at(71)), None);
