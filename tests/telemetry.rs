@@ -121,6 +121,7 @@ async fn the_log_is_json_with_one_line_a_decision() {
     for _ in 0..2 {
         cloud.put(r#"{"message_id":"a","key":"k","version":7,"state":1}"#).await;
     }
+    program.until_swapped("state k", "7").await;
     cloud.put(r#"{"key":"k","version":7,"state":2}"#).await;
     cloud.put(r#"{"key":"k","version":6,"state":1}"#).await;
     cloud.put(format!(r#"{{"garbage":1,"traceparent":"{TRACEPARENT}"}}"#)).await;

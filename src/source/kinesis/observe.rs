@@ -211,7 +211,7 @@ impl Observer {
                 format!("stream {stream:?} does not answer")
             }
         };
-        let message = format!("{cure}: {}", fault.message);
+        let message = format!("{cure}: {}", fault.message.trim_end_matches('.'));
         let code = fault.kind.code();
         if self.status.stream_trouble(Trouble { code, message: message.clone() }) {
             self.status.waiting_for(format!("the stream: {message}"));
