@@ -15,20 +15,22 @@ mod serve;
 mod tail;
 mod target;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::config;
 use crate::error::chain;
+use crate::telemetry::{self, LogFormat};
 
 /// Serves state and models over HTTP, and replaces them while it serves, driven by a Kinesis stream
 #[derive(Debug, Parser)]
 #[command(name = "hotserve", version, max_term_width = 110)]
 struct Cli {
+    /// How the log on standard error is written
+    #[arg(long, env = "HOTSERVE_LOG_FORMAT", global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -66,6 +68,16 @@ impl Command {
             _ => "warn,hotserve=info",
         }
     }
+
+    /// Whether it answers requests: only of these there are traces.
+    fn serves(&self) -> bool {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Dev(_) => true,
+            Self::Serve(_) => true,
+            _ => false,
+        }
+    }
 }
 
 /// A bad flag, environment variable or file: `EX_USAGE` of sysexits.h.
@@ -77,7 +89,10 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    log(cli.command.log_level());
+    telemetry::start(cli.log_format, cli.command.log_level());
+    if cli.command.serves() {
+        telemetry::export();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("serving").build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error).context("start the runtime")),
@@ -99,6 +114,7 @@ pub fn main() -> ExitCode {
         Ok(ExitCode::SUCCESS)
     });
     runtime.shutdown_background();
+    telemetry::flush();
     result.unwrap_or_else(|error| fail(&error))
 }
 
@@ -119,28 +135,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         let command = Cli::command();
         // The first word that is no flag: a flag of the same name elsewhere may have a variable that this one has not.
         let asked = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
-        let mut arguments = command.find_subcommand(&asked).into_iter().flat_map(clap::Command::get_arguments);
+        let arguments = command.find_subcommand(&asked).into_iter().flat_map(clap::Command::get_arguments);
+        let mut arguments = arguments.chain(command.get_arguments());
         if let Some(variable) = arguments.find(|arg| arg.get_long() == Some(flag)).and_then(clap::Arg::get_env) {
             eprintln!("--{flag} can also be set by the environment variable {}", variable.to_string_lossy());
         }
     }
     ExitCode::from(EX_USAGE)
-}
-
-/// Lines for people on a terminal, JSON for machines elsewhere; what to say is chosen by `RUST_LOG`.
-fn log(level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        builder.with_target(false).init();
-    } else {
-        builder.json().flatten_event(true).init();
-    }
-    // A model that panics is refused and said so where it is handled; the panic is a line beside the others.
-    std::panic::set_hook(Box::new(|panic| {
-        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
-        let at = panic.location().map(ToString::to_string);
-        let said = panic.payload_as_str().unwrap_or("without a word");
-        tracing::error!(thread, at, "panicked: {said}");
-    }));
 }

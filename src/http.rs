@@ -24,6 +24,7 @@ mod predict;
 mod problem;
 mod state;
 pub mod tls;
+mod trace;
 mod v2;
 #[cfg(test)]
 mod tests;

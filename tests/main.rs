@@ -33,6 +33,7 @@ mod readers;
 mod start;
 mod stream;
 mod swap;
+mod telemetry;
 mod tidy;
 mod trust;
 mod v2;

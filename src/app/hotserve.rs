@@ -130,6 +130,7 @@ impl Hotserve {
             });
         }
         let options = manager::Options {
+            stream: config.stream.name,
             limits: Limits {
                 payload_bytes: config.message.max_bytes,
                 require_digest: config.message.require_digest,

@@ -6,6 +6,7 @@ mod events;
 mod long_poll;
 mod min_version;
 mod openapi;
+mod trace;
 mod v2;
 
 use std::time::Duration;
