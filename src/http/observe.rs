@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 
 use super::problem::{Dialect, Problem};
 use super::state::Waited;
-use crate::metrics::{Metrics, STATUSES};
+use crate::metrics::{Asked, Ended, Metrics, STATUSES};
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -32,11 +32,14 @@ struct Route {
     other: Counter,
     duration: Histogram,
     in_flight: Gauge,
+    /// What the status page counts it as.
+    asked: Option<Asked>,
+    metrics: Arc<Metrics>,
 }
 
 impl Observe {
     /// For a route of the metrics' table.
-    pub(super) fn route(name: &'static str, metrics: &Metrics) -> Self {
+    pub(super) fn route(name: &'static str, metrics: &Arc<Metrics>) -> Self {
         let counter = |status: &'static str| metrics.http_requests.get(&[name, status]).clone();
         let requests = STATUSES.iter().filter_map(|status| Some((status.parse().ok()?, counter(status)))).collect();
         let dialect = if name.starts_with("/v2") { Dialect::Protocol } else { Dialect::Problem };
@@ -47,6 +50,12 @@ impl Observe {
             other: counter("other"),
             duration: metrics.http_request_duration.get(name).clone(),
             in_flight: metrics.http_requests_in_flight.clone(),
+            asked: match name {
+                "/predict" | "/predict/{model}" | "/v2/models/{model}/infer" => Some(Asked::Prediction),
+                "/state" | "/state/{key}" => Some(Asked::State),
+                _ => None,
+            },
+            metrics: Arc::clone(metrics),
         }))
     }
 }
@@ -121,7 +130,11 @@ impl Route {
         response.headers_mut().insert(REQUEST_ID, id);
         self.counter(response.status()).increment(1);
         let waited = response.extensions_mut().remove::<Waited>().map_or(Duration::ZERO, |Waited(waited)| waited);
-        self.duration.record(start.elapsed().saturating_sub(waited));
+        let duration = start.elapsed().saturating_sub(waited);
+        self.duration.record(duration);
+        if let Some(asked) = self.asked {
+            self.metrics.traffic.record(asked, duration, Ended::by_status(response.status().as_u16()));
+        }
         response
     }
 

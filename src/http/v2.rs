@@ -73,7 +73,7 @@ fn route(
     path: &'static str,
     name: &'static str,
     methods: MethodRouter<Arc<Http>>,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
 ) -> Router<Arc<Http>> {
     Router::new().route(path, methods.fallback(method_not_allowed).layer(Observe::route(name, metrics)))
 }
