@@ -33,6 +33,7 @@ const FILES: &[File] = &[
     File { name: "index.html", media_type: "text/html; charset=utf-8", text: include_str!("page/index.html") },
     File { name: "style.css", media_type: "text/css; charset=utf-8", text: include_str!("page/style.css") },
     File { name: "page.js", media_type: JAVASCRIPT, text: include_str!("page/page.js") },
+    File { name: "dom.js", media_type: JAVASCRIPT, text: include_str!("page/dom.js") },
     File { name: "words.js", media_type: JAVASCRIPT, text: include_str!("page/words.js") },
     File { name: "charts.js", media_type: JAVASCRIPT, text: include_str!("page/charts.js") },
     File { name: "admin.js", media_type: JAVASCRIPT, text: include_str!("page/admin.js") },
