@@ -1,9 +1,10 @@
-// Lines over the last ten minutes, with what was swapped marked on them.
+// Lines over the last minutes, up to ten, with what was swapped marked on them.
 
 import { el, svg } from "./dom.js";
 import { clock } from "./words.js";
 
-const WINDOW = 600000;
+// How much is shown: as much as there is, of these.
+const WINDOWS = [2, 5, 10];
 const HEIGHT = 170;
 const EDGE = { top: 14, right: 8, bottom: 22, left: 52 };
 // Samples come each second: where some are missing, the line breaks.
@@ -23,17 +24,17 @@ export class Chart {
     this.svg.addEventListener("pointerleave", () => this.point(null));
     this.svg.addEventListener("blur", () => this.point(null));
     this.svg.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -5000, ArrowRight: 5000 }[event.key];
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key] * (this.window / 120);
       if (!step) return;
       event.preventDefault();
-      const at = Math.min(this.now, Math.max(this.now - WINDOW, (this.cursor ?? this.now) + step));
+      const at = Math.min(this.now, Math.max(this.now - this.window, (this.cursor ?? this.now) + step));
       this.point(this.x(at));
     });
     new ResizeObserver(() => this.seconds && this.draw(this.seconds, this.marks, this.now)).observe(figure);
   }
 
   x(at) {
-    return EDGE.left + ((at - this.now + WINDOW) / WINDOW) * (this.width - EDGE.left - EDGE.right);
+    return EDGE.left + ((at - this.now + this.window) / this.window) * (this.width - EDGE.left - EDGE.right);
   }
 
   y(value) {
@@ -43,8 +44,10 @@ export class Chart {
   }
 
   draw(seconds, marks, now) {
-    Object.assign(this, { seconds, marks, now, width: Math.max(240, this.figure.clientWidth) });
-    const shown = seconds.filter((second) => second.at >= now - WINDOW - 1000);
+    const minutes = (now - (seconds[0]?.at ?? now)) / 60000;
+    const whole = WINDOWS.find((window) => window >= minutes - 0.05) ?? WINDOWS.at(-1);
+    Object.assign(this, { seconds, marks, now, window: whole * 60000, width: Math.max(240, this.figure.clientWidth) });
+    const shown = seconds.filter((second) => second.at >= now - this.window - 1000);
     const values = shown.flatMap((second) => this.series.map(({ of }) => of(second))).filter((value) => value > 0);
     const ticks = this.logarithmic ? this.decades(values) : this.steps(values);
     const parts = [];
@@ -53,21 +56,24 @@ export class Chart {
       parts.push(svg("line", { class: "grid", x1: EDGE.left, x2: this.width - EDGE.right, y1: y, y2: y }));
       parts.push(svg("text", { class: "tick", x: EDGE.left - 8, y: y + 4, "text-anchor": "end" }, this.format(tick)));
     }
-    for (let minutes = 10; minutes >= 0; minutes -= this.width < 420 ? 5 : 2) {
-      const anchor = minutes === 10 ? "start" : minutes === 0 ? "end" : "middle";
-      const text = minutes ? `−${minutes} min` : "now";
+    const step = { 2: 0.5, 5: 1, 10: 2 }[whole] * (this.width < 420 ? 2.5 : 1);
+    for (let minutes = whole; minutes >= 0; minutes -= step) {
+      if (this.width < 420 && minutes > 0 && minutes < whole / 4) continue;
+      const anchor = minutes === whole ? "start" : minutes === 0 ? "end" : "middle";
+      const text = minutes ? `−${minutes >= 1 && Number.isInteger(minutes) ? `${minutes} min` : `${minutes * 60} s`}` : "now";
       parts.push(svg("text", { class: "tick", x: this.x(now - minutes * 60000), y: HEIGHT - 5, "text-anchor": anchor }, text));
     }
-    const inside = marks.filter((mark) => mark.at >= now - WINDOW && mark.at <= now + 1000);
+    const inside = marks.filter((mark) => mark.at >= now - this.window && mark.at <= now + 1000);
     for (const mark of inside) {
       const x = this.x(Math.min(mark.at, now));
       if (inside.length <= CROWD) parts.push(svg("line", { class: `mark ${mark.kind}`, x1: x, x2: x, y1: EDGE.top, y2: HEIGHT - EDGE.bottom }));
       parts.push(svg("path", { class: `mark ${mark.kind}`, d: `M${x - 4} ${EDGE.top - 8}h8l-4 7z` }));
     }
     for (const { of, className, area } of this.series) {
-      const { line, ground } = this.path(shown, of);
+      const { line, ground, dots } = this.path(shown, of);
       if (area && ground) parts.push(svg("path", { class: `area ${className}`, d: ground }));
       parts.push(svg("path", { class: `line ${className}`, d: line }));
+      parts.push(...dots.map(([x, y]) => svg("circle", { class: `dot-${className}`, cx: x, cy: y, r: 2 })));
     }
     this.pointer = svg("line", { class: "pointer", y1: EDGE.top, y2: HEIGHT - EDGE.bottom, visibility: "hidden" });
     parts.push(this.pointer);
@@ -85,10 +91,14 @@ export class Chart {
     let ground = "";
     let before = null;
     let from = null;
+    // A point without neighbours is drawn as a dot.
+    const dots = [];
+    let alone = null;
     const base = HEIGHT - EDGE.bottom;
     const end = () => {
       if (before) ground += `V${base}H${from}Z`;
-      before = null;
+      if (alone) dots.push(alone);
+      before = alone = null;
     };
     for (const second of shown) {
       const value = of(second);
@@ -101,16 +111,17 @@ export class Chart {
       if (before) {
         line += `L${x} ${y}`;
         ground += `L${x} ${y}`;
+        alone = null;
       } else {
-        // A point of its own is drawn as a dot.
-        line += `M${x} ${y}h.01`;
+        line += `M${x} ${y}`;
         ground += `M${x} ${base}L${x} ${y}`;
         from = x;
+        alone = [x, y];
       }
       before = second.at;
     }
     end();
-    return { line, ground };
+    return { line, ground, dots };
   }
 
   steps(values) {
@@ -136,7 +147,7 @@ export class Chart {
   point(x) {
     if (!this.pointer) return;
     const inner = this.width - EDGE.left - EDGE.right;
-    const at = x === null ? null : this.now - WINDOW + ((x - EDGE.left) / inner) * WINDOW;
+    const at = x === null ? null : this.now - this.window + ((x - EDGE.left) / inner) * this.window;
     const near = at === null ? null : this.seconds.reduce((best, second) => (!best || Math.abs(second.at - at) < Math.abs(best.at - at) ? second : best), null);
     const hit = near && Math.abs(near.at - at) < 5000;
     this.cursor = hit ? near.at : null;
@@ -146,7 +157,7 @@ export class Chart {
     const place = this.x(near.at);
     this.pointer.setAttribute("x1", place);
     this.pointer.setAttribute("x2", place);
-    const around = this.marks.filter((mark) => Math.abs(mark.at - near.at) < (WINDOW / inner) * 5).slice(0, 4);
+    const around = this.marks.filter((mark) => Math.abs(mark.at - near.at) < (this.window / inner) * 5).slice(0, 4);
     this.tip.replaceChildren(
       el("b", clock(near.at)),
       ...this.series.map(({ name, className, of }) => {

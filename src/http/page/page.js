@@ -204,7 +204,7 @@ function evidence(pulse) {
   const from = { manifest: "from the manifest", lookback: "from the stream", journal: "from the last known good on its disk", none: "from nothing" }[pulse.bootstrapped];
   const shards = Object.values(pulse.stream.shards);
   const lag = Math.max(0, ...shards.map((shard) => lagOf(shard, now())));
-  return [from && `it became ready ${from}`, shards.length > 0 && `${plural(shards.length, "shard")}, read ${lag < 2000 ? "to the tip" : `${span(lag)} late`}`].filter(Boolean);
+  return [from && `Started ${from}`, shards.length > 0 && `${plural(shards.length, "shard")} read ${lag < 2000 ? "to the tip" : `${span(lag)} late`}`].filter(Boolean);
 }
 
 function about() {
@@ -300,7 +300,7 @@ function modelRow(model) {
       fact("digest", copyable(model.digest, model.digest.slice(0, 10), "digest")),
       fact("memory", bytes(model.memory_bytes)),
       fact("a row", milliseconds(model.row_cost_us / 1000)),
-      fact("served", since(Date.parse(model.applied_at)))),
+      fact("for", since(Date.parse(model.applied_at), span))),
     buttons(admin.slotOf(model, "model"), ask));
 }
 
@@ -308,10 +308,10 @@ function stateRow(state) {
   const value = world.values.get(state.key);
   const text = value && pretty(value.text);
   return el("li", named(state.key, state, "state"),
-    el("dl.facts",
+    el("dl.facts.of-state",
       fact("version", versionOf(state)),
       fact("tag", state.etag ? copyable(state.etag.replaceAll('"', ""), state.etag.slice(1, 11), "tag") : "–"),
-      fact("served", since(Date.parse(state.applied_at)))),
+      fact("for", since(Date.parse(state.applied_at), span))),
     buttons(admin.slotOf(state, "state")),
     text && el("pre.value", text, { tabindex: "0", "aria-label": `The value of ${state.key}` }));
 }

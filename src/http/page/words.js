@@ -35,12 +35,12 @@ export function bytes(n) {
 export function rate(n) {
   if (n >= 99950) return `${(n / 1000).toFixed(0)} k`;
   if (n >= 9995) return `${(n / 1000).toFixed(1)} k`;
-  return n < 9.95 && n > 0 ? n.toFixed(1) : n.toFixed(0);
+  return n < 9.95 && !Number.isInteger(n) ? n.toFixed(1) : n.toFixed(0);
 }
 
 export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 
-export const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+export const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
 // A version that is a place in the stream is long; its end tells it apart.
 export function version(text) {
