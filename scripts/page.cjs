@@ -13,6 +13,7 @@ const LOAD = Number(process.env.LOAD ?? 6) * 1000;
 // All that a first visit may take, in bytes.
 const MOST = 150_000;
 const KINESIS_DOWN = '[[fault]]\non = ["kinesis:*"]\nanswer = "unavailable"\n';
+const S3_DOWN = '[[fault]]\non = ["s3:GetObject"]\nanswer = "unavailable"\n';
 const IRIS = { instances: [[5.1, 3.5, 1.4, 0.2]] };
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), "hotserve-page-"));
@@ -219,8 +220,14 @@ async function main(browser, url) {
   const tile = page.locator(".tile b").first();
   assert.ok(parseFloat(await tile.innerText()) > 5, `${await tile.innerText()} requests a second are shown`);
   assert.ok((await page.locator("#chart-rate path.mark.swap").count()) >= 4, "swaps are marked");
-  await page.locator("#chart-time svg").hover({ position: { x: 400, y: 60 } });
+  // The numbers of a moment, by pointer and by keyboard.
+  await page.locator("#chart-time svg").hover({ position: { x: 520, y: 60 } });
+  assert.match(await page.locator("#chart-time .tip").innerText(), /median[\s\S]*p99/);
+  if (shots) await page.screenshot({ path: path.join(shots, "pointer-desktop-light.png") });
   await page.mouse.move(0, 0);
+  await page.locator("#chart-rate svg").press("ArrowLeft");
+  assert.match(await page.locator("#chart-rate .tip").innerText(), /answered/);
+  await page.locator("#chart-rate svg").blur();
   await says("All is well");
   await show(page, "loaded");
   console.log("  under load it shows rates, times and swaps");
@@ -253,6 +260,37 @@ async function main(browser, url) {
   await page.locator("#timeline li.told", { hasText: "by an operator" }).first().waitFor();
   assert.equal(await page.evaluate(() => localStorage.length), 0, "the token is not kept");
   console.log(`  a rollback by the page brings version ${served - 1} back`);
+
+  // Away by the page, and back.
+  const tell = async (name, action) => {
+    await page.getByRole("button", { name: new RegExp(`Change (model )?${name}$`) }).click();
+    await dialog.getByLabel(action, { exact: true }).check();
+    await dialog.getByRole("button", { name: `${action} model ${name}` }).click();
+    await dialog.locator(".outcome.good").waitFor();
+    await dialog.getByRole("button", { name: "Close" }).click();
+  };
+  await tell("fraud", "Unload");
+  await page.locator(".served .aside", { hasText: "unloaded" }).waitFor();
+  await page.locator("#findings", { hasText: "model fraud is unloaded" }).waitFor();
+  await tell("fraud", "Load");
+  await page.locator(".served .version", { hasText: "sample" }).waitFor();
+  await tell("iris", "Pin");
+  await page.locator("#findings", { hasText: "model iris is pinned" }).waitFor();
+  await tell("iris", "Unpin");
+  console.log("  a model is unloaded and loaded, pinned and unpinned by the page");
+
+  // S3 away: a model that is announced waits, and comes.
+  fs.writeFileSync(faults, S3_DOWN);
+  await sleep(1500);
+  // Bytes that are not in the cache.
+  const late = path.join(folder, "late.json");
+  fs.writeFileSync(late, `${fs.readFileSync("models/samples/iris/model.json", "utf8")}\n`);
+  publish(url, "model", late, "--name", "late", "--version", "1");
+  await says("S3 has not answered", 60_000);
+  fs.writeFileSync(faults, "");
+  await page.locator(".served b", { hasText: "late" }).waitFor({ timeout: 90_000 });
+  await headline.filter({ hasNotText: "S3" }).waitFor();
+  console.log("  S3 away is told in words, and that it is back");
 
   // Kinesis away.
   fs.writeFileSync(faults, KINESIS_DOWN);
@@ -308,5 +346,6 @@ async function main(browser, url) {
   }
 })().catch((error) => {
   console.error(error);
-  process.exitCode = 1;
+  // Whatever still asks.
+  process.exit(1);
 });

@@ -75,9 +75,8 @@ pub(super) async fn page(request: HeaderMap) -> Result<Response, Problem> {
 pub(super) async fn file(name: Result<Path<String>, PathRejection>, request: HeaderMap) -> Result<Response, Problem> {
     let name = name.map(|Path(name)| name).unwrap_or_default();
     let found = FILES.iter().skip(1).position(|file| file.name == name);
-    let place = found.ok_or_else(|| {
-        Problem::new(StatusCode::NOT_FOUND, "not_found", "the page has no such file: / is the page")
-    })?;
+    let place = found
+        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "not_found", "the page has no such file: / is the page"))?;
     send(place + 1, &request).await
 }
 

@@ -290,7 +290,12 @@ fn page_file() -> Operation {
     let names: Vec<&str> = page::files().collect();
     Operation {
         parameters: vec![in_path("file", "Which file", json!({ "enum": names })), if_none_match()],
-        ..Operation::new("page_file", "pages", "What the status page is made of", files(&["text/javascript", "text/css"]))
+        ..Operation::new(
+            "page_file",
+            "pages",
+            "What the status page is made of",
+            files(&["text/javascript", "text/css"]),
+        )
     }
 }
 

@@ -72,7 +72,8 @@ function explain() {
   if (!admin.here) {
     return el("p", "This server takes commands on another port, ", code(String(admin.port)), ", which this page does not ask. From a machine that reaches it: ", code(`hotserve rollback --model NAME --server ADDRESS:${admin.port}`));
   }
-  return el("p", "With the server's token this page can roll back, pin, revoke and unload what this instance serves. It is kept in this tab only, and gone when you close it. ", code("hotserve dev"), " prints no token: commands with ", code("--dev"), " find it by themselves.");
+  const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
+  return el("p", "With the server's token this page can roll back, pin, revoke and unload what this instance serves. It is kept in this tab only, and gone when you close it.", local && [" That of ", code("hotserve dev"), " is the ", code("admin_token"), " in ", code("hotserve-dev/PORT.json"), " below XDG_RUNTIME_DIR, or in ", code("/tmp/hotserve-dev-UID/PORT.json"), "."]);
 }
 
 export function slotOf(row, kind) {

@@ -56,9 +56,8 @@ export class Chart {
       parts.push(svg("line", { class: "grid", x1: EDGE.left, x2: this.width - EDGE.right, y1: y, y2: y }));
       parts.push(svg("text", { class: "tick", x: EDGE.left - 8, y: y + 4, "text-anchor": "end" }, this.format(tick)));
     }
-    const step = { 2: 0.5, 5: 1, 10: 2 }[whole] * (this.width < 420 ? 2.5 : 1);
-    for (let minutes = whole; minutes >= 0; minutes -= step) {
-      if (this.width < 420 && minutes > 0 && minutes < whole / 4) continue;
+    const step = (this.width < 420 ? { 2: 1, 5: 2, 10: 5 } : { 2: 0.5, 5: 1, 10: 2 })[whole];
+    for (let minutes = 0; minutes <= whole; minutes += step) {
       const anchor = minutes === whole ? "start" : minutes === 0 ? "end" : "middle";
       const text = minutes ? `−${minutes >= 1 && Number.isInteger(minutes) ? `${minutes} min` : `${minutes * 60} s`}` : "now";
       parts.push(svg("text", { class: "tick", x: this.x(now - minutes * 60000), y: HEIGHT - 5, "text-anchor": anchor }, text));

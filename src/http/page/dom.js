@@ -31,6 +31,9 @@ export function svg(tag, attributes = {}, ...children) {
   return made;
 }
 
+// Words with `code` between them.
+export const prose = (text) => text.split("`").map((part, i) => (i % 2 ? el("code", part) : part));
+
 // Assigned only when it changes: a screen reader says every assignment.
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;

@@ -2,7 +2,7 @@
 
 import * as admin from "./admin.js";
 import { Chart } from "./charts.js";
-import { $, copyable, el, rebuild, say, svg } from "./dom.js";
+import { $, copyable, el, prose, rebuild, say, svg } from "./dom.js";
 import * as tryIt from "./try.js";
 import { age, bytes, clock, judge, lagOf, milliseconds, plural, rate, said, seconds, span, version, whose } from "./words.js";
 
@@ -172,18 +172,20 @@ function verdict() {
   const waits = !pulse && !first;
   const level = first?.level ?? (waits ? "wait" : "good");
   $("verdict").dataset.level = level;
-  const headline = first?.title ?? (waits ? "Asking the server…" : "All is well");
+  const bare = catalog && !catalog.models.length && !catalog.states.length;
+  const headline = first?.title ?? (waits ? "Asking the server…" : bare ? "Ready, and nothing to serve yet" : "All is well");
   // Said once, not each second: an age in it goes on without being spoken.
   const still = headline.replace(/\d+(\.\d+)?/g, "#");
   if ($("headline").dataset.still !== still) $("headline").setAttribute("aria-live", "polite");
   else $("headline").setAttribute("aria-live", "off");
   $("headline").dataset.still = still;
   say($("headline"), headline);
-  say($("cure"), first?.cure ?? (waits ? "" : summary(catalog)));
+  const cure = first?.cure ?? (waits ? "" : summary(catalog));
+  rebuild($("cure"), cure, () => prose(cure));
   rebuild($("evidence"), [first ? first.evidence : evidence(pulse)], () => (first ? first.evidence : evidence(pulse)).map((text) => el("span", text)));
   const rest = found.filter((finding) => finding !== first);
   rebuild($("findings"), rest, () => rest.map(({ level, title, cure, evidence }) =>
-    el(`li.${level}`, el("h3", title), el("p", cure), evidence.length > 0 && el("p.evidence", evidence.map((text) => el("span", text))))));
+    el(`li.${level}`, el("h3", title), el("p", prose(cure)), evidence.length > 0 && el("p.evidence", evidence.map((text) => el("span", text))))));
   $("findings").hidden = rest.length === 0;
   const mark = { bad: "✕ ", warn: "! ", wait: "… " }[level] ?? "";
   const title = first ? `${mark}${headline.replace(/ for \d.*$/, "")} – hotserve` : "hotserve";
@@ -191,11 +193,13 @@ function verdict() {
   icon(level);
   say($("link-text"), { live: "live", lost: "no connection", connecting: "connecting…" }[link.state]);
   $("link").dataset.state = link.state;
+  document.body.classList.toggle("stale", link.state === "lost");
 }
 
 function summary(catalog) {
   if (!catalog) return "";
   const { models, states } = catalog;
+  if (!models.length && !states.length) return "It follows the stream. The commands below publish a model or a state.";
   return `It serves ${plural(models.length, "model")} and ${plural(states.length, "state")}, follows the stream, and answers.`;
 }
 
@@ -261,12 +265,15 @@ function traffic() {
     ];
   }
   const kindOf = ({ outcome }) => ({ applied: "swap", rejected: "bad", quarantined: "bad", fell_back: "bad" })[outcome] ?? "told";
-  const marks = world.history.map((entry) => ({ at: Date.parse(entry.at), kind: kindOf(entry), text: `${what(entry)} ${said[entry.outcome] ?? entry.outcome}` }));
+  const marks = world.history.map((entry) => ({ at: Date.parse(entry.at), kind: kindOf(entry), text: `${what(entry)} ${done(entry)}` }));
   // With the server lost, the lines stop and time goes on.
   charts.forEach((chart) => chart.draw(world.seconds, marks, now()));
 }
 
-const what = (entry) => entry.slots.map((slot, i) => `${slot} ${version(entry.versions[i])}`.trim()).join(", ") || "a message";
+// Of these the version is where the slot goes.
+const TO = { rolled_back: true, pinned: true };
+const what = (entry) => entry.slots.map((slot, i) => `${slot} ${TO[entry.outcome] ? "" : version(entry.versions[i])}`.trim()).join(", ") || "a message";
+const done = (entry) => `${said[entry.outcome] ?? entry.outcome}${TO[entry.outcome] && entry.versions[0] ? ` to ${version(entry.versions[0])}` : ""}`;
 
 function held(slot) {
   if (!slot.held) return null;
@@ -393,8 +400,9 @@ function entryRow(entry) {
     el("time.when", clock(at), { datetime: entry.at, title: new Date(at).toLocaleString() }),
     el("div.entry",
       el("p.what",
-        el("span.slots", entry.slots.length ? entry.slots.map((slot, i) => el("span", { title: entry.versions[i] ?? "" }, i > 0 && ", ", slot.replace(/^(model|state) /, ""), el("span.soft", ` ${version(entry.versions[i])}`))) : "a message"),
+        el("span.slots", entry.slots.length ? entry.slots.map((slot, i) => el("span", { title: entry.versions[i] ?? "" }, i > 0 && ", ", slot.replace(/^(model|state) /, ""), !TO[entry.outcome] && el("span.soft", ` ${version(entry.versions[i])}`))) : "a message"),
         el(`span.badge.${level}`, said[entry.outcome] ?? entry.outcome.replaceAll("_", " ")),
+        TO[entry.outcome] && entry.versions[0] && el("span", `to ${version(entry.versions[0])}`),
         entry.publish_to_serving_seconds !== undefined && el("span.soft", `${seconds(entry.publish_to_serving_seconds)} after publication`),
         why && el("span.soft", why)),
       entry.detail && el("p.detail", entry.detail),
