@@ -319,6 +319,13 @@ async function main(browser, url) {
   await bare.goto(`${url}/`);
   await bare.locator(".empty", { hasText: "hotserve publish model" }).waitFor();
   await show(bare, "empty");
+  // No place to listen: the rest is shown all the same.
+  await bare.unroute(`${url}/models`);
+  await bare.route(`${url}/events?pulse`, (route) => route.fulfill({ status: 503, json: {} }));
+  await bare.goto(`${url}/`);
+  await bare.locator("#headline", { hasText: "is not told" }).waitFor();
+  await bare.locator("#served", { hasText: "iris" }).waitFor();
+  console.log("  an empty server shows the command to publish, and one that is full is told");
   await bare.close();
   return { page, says, port };
 }

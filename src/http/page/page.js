@@ -81,6 +81,18 @@ function heard(event) {
   return JSON.parse(event.data);
 }
 
+// The server answers, and has no place for one more who listens: what it serves can be asked for all the same.
+async function refused() {
+  try {
+    await ask("livez");
+    Object.assign(world.link, { state: "refused", heard: Date.now() });
+    await past();
+    refresh();
+  } catch {
+    // It does not answer: the connection is lost, as is said already.
+  }
+}
+
 let events = null;
 
 function listen() {
@@ -96,6 +108,7 @@ function listen() {
     if (world.link.state !== "lost") world.link.lost = now();
     world.link.state = "lost";
     show();
+    if (events.readyState === EventSource.CLOSED) refused();
   };
   events.addEventListener("server", (event) => {
     world.server = heard(event);
@@ -191,7 +204,7 @@ function verdict() {
   const title = first ? `${mark}${headline.replace(/ for \d.*$/, "")} – hotserve` : "hotserve";
   if (document.title !== title) document.title = title;
   icon(level);
-  say($("link-text"), { live: "live", lost: "no connection", connecting: "connecting…" }[link.state]);
+  say($("link-text"), { live: "live", lost: "no connection", connecting: "connecting…", refused: "asking now and then" }[link.state]);
   $("link").dataset.state = link.state;
   document.body.classList.toggle("stale", link.state === "lost");
 }

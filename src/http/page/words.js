@@ -112,8 +112,9 @@ export function judge(world, now) {
     if (pulse?.draining) say("bad", "The server has shut down", "It said so before it went. This page comes back with it.", `last heard at ${clock(link.heard)}`);
     else say("bad", "This page has lost the server", "What is shown is old. Look whether the process runs and the network is open; the page tries again by itself.", link.heard && `last heard ${span(now - link.heard)} ago, at ${clock(link.heard)}`);
   }
+  if (link.state === "refused") say("warn", "This page is not told how the server does", "Too many listen already, so rates and readiness are missing here. What is served and the timeline are asked for every few seconds. Close a page, or look at another instance.");
   // What it said last is no news.
-  if (!pulse || link.state === "lost") return found;
+  if (!pulse || link.state === "lost" || link.state === "refused") return found;
   if (pulse.draining) say("warn", "The server is shutting down", "It answers what is under way and is not ready for more. New requests belong to another instance.");
   else if (!pulse.ready) say("warn", "Not ready yet", "It takes no traffic until it has found what to serve. If this lasts, the reason says what to mend.", pulse.reason);
   for (const trouble of [stream(pulse, now), artifacts(pulse, now), manifest(pulse, now)]) if (trouble) say(...trouble);
