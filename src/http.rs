@@ -20,8 +20,10 @@ pub mod listener;
 mod min_version;
 mod observe;
 mod openapi;
+mod page;
 mod predict;
 mod problem;
+mod pulse;
 mod state;
 pub mod tls;
 mod trace;
@@ -33,9 +35,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use tokio::sync::Semaphore;
 
 use crate::config::HttpConfig;
@@ -75,6 +76,8 @@ pub struct Http {
     listeners: Arc<Semaphore>,
     /// Places for streams of gRPC that last.
     streams: Arc<Semaphore>,
+    /// How it does, second by second.
+    pulse: pulse::Pulse,
 }
 
 impl Http {
@@ -92,7 +95,8 @@ impl Http {
         let (waiters, listeners) = (Semaphore::new(min_version::WAITERS), Arc::new(Semaphore::new(events::CLIENTS)));
         let (pollers, document) = (Semaphore::new(state::POLLERS), openapi::Kept::default());
         let streams = Arc::new(Semaphore::new(v2::grpc::STREAMS));
-        Self { serving, status, metrics, compute, config, admin, waiters, pollers, document, listeners, streams }
+        let pulse = pulse::Pulse::new(&metrics);
+        Self { serving, status, metrics, compute, config, admin, waiters, pollers, document, listeners, streams, pulse }
     }
 
     /// Where commands are taken, if that is neither where everything else is nor where the operators' paths are.
@@ -174,7 +178,7 @@ fn ops_routes(http: &Http) -> Router<Arc<Http>> {
 }
 
 fn page_route(http: &Http) -> Router<Arc<Http>> {
-    route("/", get(page), &http.metrics)
+    route("/", get(page::page), &http.metrics).merge(route("/page/{file}", get(page::file), &http.metrics))
 }
 
 fn admin_route(http: &Http) -> Router<Arc<Http>> {
@@ -183,18 +187,6 @@ fn admin_route(http: &Http) -> Router<Arc<Http>> {
 
 fn route(path: &'static str, methods: MethodRouter<Arc<Http>>, metrics: &Arc<Metrics>) -> Router<Arc<Http>> {
     Router::new().route(path, methods.fallback(method_not_allowed).layer(Observe::route(path, metrics)))
-}
-
-/// The status page: one file, and nothing from outside.
-async fn page() -> Response {
-    const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                          connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let mut response = Html(include_str!("http/page.html")).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
 }
 
 async fn not_found() -> Problem {

@@ -5,6 +5,7 @@
 //! time from what is served then: a series of something gone does not linger.
 
 mod in_flight;
+mod meter;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -14,6 +15,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use self::meter::Mirror;
+pub use self::meter::{Asked, Contact, Contacted, Counts, Ended, Traffic};
 pub use self::in_flight::{Flight, InFlight};
 
 /// What a metric is.
@@ -163,6 +166,7 @@ pub const ROUTES: &[&str] = &[
     "/openapi.json",
     "/docs",
     "/docs/{file}",
+    "/page/{file}",
     "/admin/control",
     // Of the Open Inference Protocol. The first two stand for all that is only read, the third for every version.
     "/v2",
@@ -549,6 +553,12 @@ pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     process: metrics_process::Collector,
+    /// Gauges that [`value`](Self::value) reads.
+    mirrors: Vec<(&'static str, Mirror)>,
+    /// The requests that a server is there for, to be read.
+    pub traffic: Traffic,
+    /// The store of artifacts, as it was last asked.
+    pub artifact_store: Contact,
 
     pub updates: Counters,
     pub rejections: Counters,
@@ -622,6 +632,13 @@ impl Metrics {
         let process = metrics_process::Collector::default();
         metrics::with_local_recorder(&recorder, || process.describe());
         let r = &recorder;
+        let mut mirrors = Vec::new();
+        let mut mirrored = |name: &'static str| {
+            let mirror = Mirror::of(gauge(r, name));
+            let handle = mirror.handle();
+            mirrors.push((name, mirror));
+            handle
+        };
         let metrics = Self {
             updates: counters(r, "hotserve_updates_total"),
             rejections: counters(r, "hotserve_rejections_total"),
@@ -644,8 +661,8 @@ impl Metrics {
             stream_clock_offset: gauge(r, "hotserve_stream_clock_offset_seconds"),
             stream_shards: gauge(r, "hotserve_stream_shards"),
             stream_subscriptions: gauge(r, "hotserve_stream_subscriptions"),
-            stream_throttle_ratio: gauge(r, "hotserve_stream_throttle_ratio"),
-            stream_estimated_readers: gauge(r, "hotserve_stream_estimated_readers"),
+            stream_throttle_ratio: mirrored("hotserve_stream_throttle_ratio"),
+            stream_estimated_readers: mirrored("hotserve_stream_estimated_readers"),
             stream_gaps: counter(r, "hotserve_stream_gaps_total"),
             manifest_reads: counters(r, "hotserve_manifest_reads_total"),
             manifest_last_read_timestamp: gauge(r, "hotserve_manifest_last_read_timestamp_seconds"),
@@ -665,8 +682,11 @@ impl Metrics {
             signature_required: gauge(r, "hotserve_signature_required"),
             signatures: counters(r, "hotserve_signatures_total"),
             probes: counters(r, "hotserve_probes_total"),
-            memory_budget: gauge(r, "hotserve_memory_budget_bytes"),
-            memory_used: gauge(r, "hotserve_memory_used_bytes"),
+            memory_budget: mirrored("hotserve_memory_budget_bytes"),
+            memory_used: mirrored("hotserve_memory_used_bytes"),
+            mirrors,
+            traffic: Traffic::default(),
+            artifact_store: Contact::default(),
             in_flight: InFlight::default(),
             connections: gauge(r, "hotserve_connections"),
             connections_limit: gauge(r, "hotserve_connections_limit"),
@@ -688,10 +708,21 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
+    /// A gauge as it is now; 0 for one that cannot be read here.
+    pub fn value(&self, name: &str) -> f64 {
+        self.mirrors.iter().find(|(mirrored, _)| *mirrored == name).map_or(0.0, |(_, mirror)| mirror.read())
+    }
+
+    /// The memory of the process, in bytes, where the system tells it. It reads files of the system's.
+    pub fn resident_bytes() -> Option<u64> {
+        metrics_process::collector::collect().resident_memory_bytes
+    }
+
     /// The text for Prometheus: everything recorded, then the scraped gauges.
     pub fn render(&self, scraped: &Scraped) -> String {
         self.http_requests_in_flight.set(self.in_flight.count() as f64);
         metrics::with_local_recorder(&self.recorder, || self.process.collect());
+        self.mirrors.iter().for_each(|(_, mirror)| mirror.shown.set(mirror.read()));
         let mut text = self.handle.render();
         text.push_str(&scraped.text);
         text

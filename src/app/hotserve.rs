@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::Service;
 
@@ -192,11 +193,16 @@ impl Hotserve {
         let (outlet, events) = mpsc::channel(OUTLET);
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let upkeep = runtime.spawn({
-            let metrics = Arc::clone(&http.metrics);
+            let http = Arc::clone(&http);
             async move {
-                loop {
-                    tokio::time::sleep(Duration::from_secs(5)).await;
-                    metrics.upkeep();
+                let mut seconds = tokio::time::interval(Duration::from_secs(1));
+                seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
+                for second in 0_u64.. {
+                    seconds.tick().await;
+                    http.sample();
+                    if second % 5 == 4 {
+                        http.metrics.upkeep();
+                    }
                 }
             }
         });

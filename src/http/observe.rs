@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 use super::problem::{Dialect, Problem};
 use super::state::Waited;
 use super::trace::{Caller, Fault, REQUEST_ID};
-use crate::metrics::{Metrics, STATUSES};
+use crate::metrics::{Asked, Ended, Metrics, STATUSES};
 
 /// What is answered however much is under way: those who look after the server are not to be locked out by its load.
 const ALWAYS: &[&str] = &[
@@ -28,6 +28,7 @@ const ALWAYS: &[&str] = &[
     "/history",
     "/events",
     "/",
+    "/page/{file}",
     "/admin/control",
     // Health and metadata of the Open Inference Protocol, and its commands.
     "/v2",
@@ -48,6 +49,8 @@ struct Route {
     duration: Histogram,
     /// Whether it is answered however much is under way.
     always: bool,
+    /// What the status page counts it as.
+    asked: Option<Asked>,
     metrics: Arc<Metrics>,
 }
 
@@ -64,6 +67,11 @@ impl Observe {
             other: counter("other"),
             duration: metrics.http_request_duration.get(name).clone(),
             always: ALWAYS.contains(&name),
+            asked: match name {
+                "/predict" | "/predict/{model}" | "/v2/models/{model}/infer" => Some(Asked::Prediction),
+                "/state" | "/state/{key}" => Some(Asked::State),
+                _ => None,
+            },
             metrics: Arc::clone(metrics),
         }))
     }
@@ -135,7 +143,11 @@ impl Route {
         response.headers_mut().insert(REQUEST_ID, caller.id);
         self.counter(response.status()).increment(1);
         let waited = response.extensions_mut().remove::<Waited>().map_or(Duration::ZERO, |Waited(waited)| waited);
-        self.duration.record(caller.begun.elapsed().saturating_sub(waited));
+        let duration = caller.begun.elapsed().saturating_sub(waited);
+        self.duration.record(duration);
+        if let Some(asked) = self.asked {
+            self.metrics.traffic.record(asked, duration, Ended::by_status(response.status().as_u16()));
+        }
         response
     }
 

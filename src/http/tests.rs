@@ -6,15 +6,18 @@ mod events;
 mod long_poll;
 mod min_version;
 mod openapi;
+mod page;
+mod pulse;
 mod trace;
 mod v2;
 
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::response::Response;
 use bytes::Bytes;
 use hotserve_models::{Data, DataType, Dim, InferError, Model, Signature, Tensor, TensorSpec};
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -616,7 +619,8 @@ async fn every_route_of_the_metrics_table_is_a_route() {
     // Else /events would not end.
     server.http.status.set_draining();
     for route in ROUTES.iter().filter(|route| **route != "unmatched") {
-        let path = route.replace("{key}", "default").replace("{model}", "iris").replace("{file}", "LICENSE");
+        let path = route.replace("/page/{file}", "/page/page.js");
+        let path = path.replace("{key}", "default").replace("{model}", "iris").replace("{file}", "LICENSE");
         assert_ne!(server.get(&path).await.status, 404, "{route}");
         let answered: f64 = ["200", "405", "503"]
             .iter()
@@ -626,12 +630,4 @@ async fn every_route_of_the_metrics_table_is_a_route() {
             .sum();
         assert_eq!(answered, 1.0, "{route}");
     }
-}
-
-#[tokio::test]
-async fn the_status_page_needs_nothing_from_outside() {
-    let page = iris().get("/").await;
-    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
-    assert!(page.header("content-security-policy").contains("default-src 'none'"));
-    assert!(!page.text().contains("://") && !page.text().contains("innerHTML"));
 }

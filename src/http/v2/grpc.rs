@@ -41,7 +41,7 @@ use crate::http::predict;
 use crate::http::problem::Problem;
 use crate::http::trace::{Caller, Fault, REQUEST_ID};
 use crate::http::{Http, not_found};
-use crate::metrics::{GRPC_CODES, GRPC_METHODS, Metrics};
+use crate::metrics::{Asked, Ended, GRPC_CODES, GRPC_METHODS, Metrics};
 
 /// The largest message of what is no inference, in bytes: names, and a few parameters. It is read where it is answered.
 const SMALL: usize = 16 << 10;
@@ -240,7 +240,16 @@ impl Services {
         if let Some((_, answers)) = series.answers.iter().find(|(code, _)| *code == name) {
             answers.increment(1);
         }
-        series.duration.record(start.elapsed());
+        let duration = start.elapsed();
+        series.duration.record(duration);
+        if series.path == "/inference.GRPCInferenceService/ModelInfer" {
+            let ended = match code {
+                Code::Ok => Ended::Well,
+                Code::Internal | Code::Unavailable | Code::DeadlineExceeded | Code::Unknown => Ended::Failed,
+                _ => Ended::Refused,
+            };
+            self.http.metrics.traffic.record(Asked::Prediction, duration, ended);
+        }
     }
 }
 
