@@ -176,9 +176,11 @@ pub const ROUTES: &[&str] = &[
     "/v2/repository/models/{model}/load",
     "/v2/repository/models/{model}/unload",
 ];
-/// The statuses that have a series of their own.
-pub const STATUSES: &[&str] =
-    &["200", "202", "304", "400", "401", "404", "405", "408", "409", "412", "413", "422", "500", "503", "other"];
+/// The statuses that have a series of their own, and four for all others of a class: a 502 is an error as a 503 is.
+pub const STATUSES: &[&str] = &[
+    "200", "202", "304", "400", "401", "404", "405", "408", "409", "412", "413", "422", "500", "503", "2xx", "3xx",
+    "4xx", "5xx",
+];
 /// The methods of gRPC, by their paths.
 pub const GRPC_METHODS: &[&str] = &[
     "/inference.GRPCInferenceService/ModelInfer",

@@ -43,9 +43,10 @@ pub(super) struct Observe(Arc<Route>);
 struct Route {
     name: &'static str,
     dialect: Dialect,
-    /// By status code; one that has no series of its own counts as another.
+    /// By status code; one that has no series of its own counts in its class.
     requests: Vec<(u16, Counter)>,
-    other: Counter,
+    /// From 2xx to 5xx.
+    classes: [Counter; 4],
     duration: Histogram,
     /// Whether it is answered however much is under way.
     always: bool,
@@ -64,7 +65,7 @@ impl Observe {
             name,
             dialect,
             requests,
-            other: counter("other"),
+            classes: ["2xx", "3xx", "4xx", "5xx"].map(counter),
             duration: metrics.http_request_duration.get(name).clone(),
             always: ALWAYS.contains(&name),
             asked: match name {
@@ -153,7 +154,16 @@ impl Route {
 
     fn counter(&self, status: StatusCode) -> &Counter {
         let found = self.requests.iter().find(|(code, _)| *code == status.as_u16());
-        found.map_or(&self.other, |(_, counter)| counter)
+        let [success, redirection, client, server] = &self.classes;
+        found.map_or_else(
+            || match status.as_u16() {
+                ..300 => success,
+                300..400 => redirection,
+                400..500 => client,
+                _ => server,
+            },
+            |(_, counter)| counter,
+        )
     }
 }
 
