@@ -15,9 +15,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+pub use self::in_flight::{Flight, InFlight};
 use self::meter::Mirror;
 pub use self::meter::{Asked, Contact, Contacted, Counts, Ended, Traffic};
-pub use self::in_flight::{Flight, InFlight};
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
