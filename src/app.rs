@@ -192,7 +192,7 @@ impl App {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self { listener, admin, hotserve, .. } = self;
         let http = Arc::clone(hotserve.http());
-        let drain = http.config.drain;
+        let drain = http.drain();
         let running = hotserve.start();
         let admin = admin.map(|admin| {
             let router = http::admin_router(Arc::clone(&http));

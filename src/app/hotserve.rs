@@ -277,7 +277,7 @@ impl Running {
     }
 
     /// Answers requests to the host's app, with [`router`](Self::router) in it or not, until `shutdown`; then answers
-    /// those that are under way, for as long as `--drain` says, and stops.
+    /// those that come within `--drain-delay` and those that are under way, for as long as `--drain` says, and stops.
     ///
     /// `axum::serve` does as well; this listener has time limits, and its drain has an end.
     pub async fn serve(
@@ -302,7 +302,7 @@ impl Running {
         S::Future: Send,
     {
         let closing = CancellationToken::new();
-        let served = http::listener::serve(listener, service, self.http.config.drain, closing.clone());
+        let served = http::listener::serve(listener, service, self.http.drain(), closing.clone());
         tokio::pin!(served);
         let served = tokio::select! {
             served = &mut served => served,

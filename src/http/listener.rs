@@ -7,18 +7,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::response::Response;
-use http::Request;
+use http::{HeaderValue, Request, Version, header};
 use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt as _};
 
@@ -31,6 +32,10 @@ const NEXT_HEAD: Duration = Duration::from_secs(75);
 const PING: Duration = Duration::from_secs(30);
 /// The pause when no connection can be accepted: the process is out of descriptors, and trying at once is no help.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long an idle connection is still listened to, once no new one is accepted: a request that is on its way then is
+/// answered, and takes the word with it that the connection closes. Longer than a way through a region and back.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// How many connections may wait to be accepted, where the system allows as many (`net.core.somaxconn`). The default of
 /// 128 is one burst of clients: those beyond it try again after a second.
@@ -46,43 +51,84 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Answers requests until the shutdown, then lets those under way end, for as long as `drain` at most.
+/// How a listener ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// How long everything is still answered, new connections too, once the shutdown has begun.
+    pub delay: Duration,
+    /// The longest time from the beginning of the shutdown to its end.
+    pub limit: Duration,
+}
+
+/// Answers requests until the shutdown, then ends in three steps, each of which a client that keeps to HTTP comes through
+/// without a failed request.
 ///
-/// Connections that are idle at the shutdown are closed at once, the others after their answer.
-pub async fn serve<S>(listener: TcpListener, service: S, drain: Duration, shutdown: CancellationToken) -> io::Result<()>
+/// 1. For `drain.delay` all goes on, but each answer over HTTP/1 says `connection: close`: clients leave at a moment of
+///    their own, between two requests.
+/// 2. New connections are refused, those that waited to be accepted are answered, and after a last word idle ones close.
+/// 3. Requests under way end, till `drain.limit` is over.
+pub async fn serve<S>(listener: TcpListener, service: S, drain: Drain, shutdown: CancellationToken) -> io::Result<()>
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
     let mut connections = JoinSet::new();
+    let (leaving, close) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
+    let delayed = async {
+        shutdown.cancelled().await;
+        leaving.store(true, Ordering::Relaxed);
+        sleep(drain.delay).await;
+    };
+    let mut delayed = pin!(delayed);
+    // A token for each connection: a look at one takes its lock, and all connections would share it.
+    let connection =
+        |stream, peer| connection(stream, peer, service.clone(), Arc::clone(&leaving), close.child_token());
     loop {
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => break,
+            () = delayed.as_mut() => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    // A token of its own: each look at one takes its lock, and all connections would share it.
-                    connections.spawn(connection(stream, peer, service.clone(), shutdown.child_token()));
-                }
+                Ok((stream, peer)) => drop(connections.spawn(connection(stream, peer))),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections; trying again");
                     tokio::select! {
-                        () = shutdown.cancelled() => break,
+                        () = delayed.as_mut() => break,
                         () = sleep(ACCEPT_PAUSE) => {}
                     }
                 }
             },
         }
     }
-    // New connections are refused from here on, so that clients go elsewhere.
-    drop(listener);
-    let ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(drain, ended).await.is_err() {
+    let deadline = Instant::now() + drain.limit.saturating_sub(drain.delay);
+    // Whoever waits to be accepted believes to be connected, and may have sent a request. The system is asked, not tokio,
+    // which would only know what it has been told of. Then new connections are refused, so that clients go elsewhere.
+    let waiting = listener.into_std()?;
+    for _ in 0..BACKLOG {
+        match waiting.accept() {
+            Ok((stream, peer)) => {
+                let made = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                made.map_or_else(drop, |stream| drop(connections.spawn(connection(stream, peer))));
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(_) => break,
+        }
+    }
+    drop(waiting);
+    let ended = async {
+        let mut last_word = pin!(sleep(LAST_WORD));
+        loop {
+            tokio::select! {
+                ended = connections.join_next() => if ended.is_none() { return },
+                () = last_word.as_mut(), if !close.is_cancelled() => close.cancel(),
+            }
+        }
+    };
+    if timeout_at(deadline, ended).await.is_err() {
         tracing::warn!(
             connections = connections.len(),
-            drain_seconds = drain.as_secs_f64(),
+            drain_seconds = drain.limit.as_secs_f64(),
             "requests cut off: they did not end in time"
         );
         connections.shutdown().await;
@@ -96,43 +142,59 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn connection<S>(stream: TcpStream, peer: SocketAddr, service: S, shutdown: CancellationToken)
-where
+/// Answers on one connection till its client goes, or it is told to close. Once the server is `leaving`, answers say so.
+async fn connection<S>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: S,
+    leaving: Arc<AtomicBool>,
+    close: CancellationToken,
+) where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
     // Without it small answers wait for the client's acknowledgement. A socket that refuses works all the same.
     let _ = stream.set_nodelay(true);
     let begun = Arc::new(Notify::new());
-    let noted = Arc::clone(&begun);
-    let service = service.map_request(move |request| {
-        noted.notify_one();
-        request
+    // One for this connection: to count its users is no business of the others.
+    let shared = Arc::new((Arc::clone(&begun), leaving));
+    let service = service_fn(move |request: Request<Incoming>| {
+        shared.0.notify_one();
+        // HTTP/2 has a message of its own for it, which loses no request.
+        let says = request.version() < Version::HTTP_2;
+        let (answer, shared) = (service.clone().oneshot(request), Arc::clone(&shared));
+        async move {
+            let mut answer = answer.await?;
+            if says && shared.1.load(Ordering::Relaxed) {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
 
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(NEXT_HEAD);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
-    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
 
     // The builder waits for the first bytes without a limit of its own.
     let first = tokio::select! {
         biased;
-        () = shutdown.cancelled() => None,
         result = served.as_mut() => Some(result),
+        () = close.cancelled() => None,
         () = begun.notified() => None,
         () = sleep(FIRST_HEAD) => Some(Ok(())),
     };
     let result = match first {
         Some(result) => result,
         None => tokio::select! {
-            // The shutdown first: an answer after it says that the connection closes.
+            // What has arrived is read first: the connection is not idle then.
             biased;
-            () = shutdown.cancelled() => {
+            result = served.as_mut() => result,
+            () = close.cancelled() => {
                 served.as_mut().graceful_shutdown();
                 served.await
             }
-            result = served.as_mut() => result,
         },
     };
     if let Err(error) = result {
@@ -147,6 +209,7 @@ mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::mpsc;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -160,7 +223,11 @@ mod tests {
     }
 
     impl Server {
-        async fn start(drain: Duration) -> Self {
+        async fn start(limit: Duration) -> Self {
+            Self::ending(Drain { delay: Duration::ZERO, limit }).await
+        }
+
+        async fn ending(drain: Drain) -> Self {
             let (begin, begun) = mpsc::channel(1);
             let finish = Arc::new(Notify::new());
             let wait = Arc::clone(&finish);
@@ -243,6 +310,64 @@ mod tests {
         assert_eq!(read_to_end(&mut stream).await, "");
         assert_eq!(read_to_end(&mut silent).await, "");
         server.ended().await;
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_on_its_way_at_the_shutdown_is_answered() {
+        let server = Server::start(Duration::from_secs(600)).await;
+        let mut stream = server.send("/fast").await;
+        read_until(&mut stream, "fast").await;
+        server.shutdown.cancel();
+        // It has seen that it is to end, and waits for the last word.
+        sleep(LAST_WORD / 10).await;
+        stream.write_all(b"GET /fast HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+        let answer = read_to_end(&mut stream).await;
+        assert!(answer.contains("connection: close") && answer.ends_with("fast"), "{answer}");
+        server.ended().await;
+    }
+
+    #[tokio::test]
+    async fn who_waits_to_be_accepted_at_the_shutdown_is_answered() {
+        let router = Router::new().route("/fast", get(|| async { "fast" }));
+        let listener = bind(([127, 0, 0, 1], 0).into()).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut streams = Vec::new();
+        for _ in 0..20 {
+            let mut stream = TcpStream::connect(address).await.expect("the system takes it");
+            stream.write_all(b"GET /fast HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+            streams.push(stream);
+        }
+        // Shut down before it has accepted anything.
+        let (shutdown, limit) = (CancellationToken::new(), Duration::from_secs(600));
+        shutdown.cancel();
+        let served = tokio::spawn(serve(listener, router, Drain { delay: Duration::ZERO, limit }, shutdown));
+        for mut stream in streams {
+            let answer = read_to_end(&mut stream).await;
+            assert!(answer.contains("connection: close") && answer.ends_with("fast"), "{answer}");
+        }
+        served.await.expect("no panic").expect("a clean end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn during_the_delay_all_are_answered_and_told_to_leave() {
+        let delay = Duration::from_secs(60);
+        let server = Server::ending(Drain { delay, limit: Duration::from_secs(600) }).await;
+        let mut old = server.send("/fast").await;
+        let answer = read_until(&mut old, "fast").await;
+        assert!(!answer.contains("connection: close"), "{answer}");
+        let begun = Instant::now();
+        server.shutdown.cancel();
+        sleep(delay / 2).await;
+        old.write_all(b"GET /fast HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+        let mut new = server.send("/fast").await;
+        for stream in [&mut old, &mut new] {
+            let answer = read_to_end(stream).await;
+            assert!(answer.contains("connection: close") && answer.ends_with("fast"), "{answer}");
+        }
+        let address = server.address;
+        server.ended().await;
+        assert_eq!(begun.elapsed().as_secs(), delay.as_secs());
+        assert!(TcpStream::connect(address).await.is_err(), "nobody is accepted any more");
     }
 
     #[tokio::test]

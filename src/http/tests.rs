@@ -167,6 +167,7 @@ impl Server {
             listen: ([127, 0, 0, 1], 0).into(),
             body_limit: 100_000,
             request_timeout: Duration::from_secs(60),
+            drain_delay: Duration::ZERO,
             drain: Duration::from_secs(60),
             default_model: None,
             compute_threads: 1,
