@@ -6,6 +6,8 @@
 mod admin;
 mod gates;
 mod manifest_uri;
+mod origin;
+mod reload;
 mod stream;
 mod trust;
 mod units;
@@ -24,6 +26,8 @@ use serde_json::value::RawValue;
 pub use self::admin::{AdminConfig, TOKEN as ADMIN_TOKEN, Token};
 pub use self::gates::{GatesConfig, Isolation, IsolationConfig, MemoryBudget, MemoryPolicy, Program};
 pub use self::manifest_uri::ManifestUri;
+pub use self::origin::{Origin, Setting};
+pub use self::reload::{RELOADS, Reloaded, Reloads};
 pub use self::stream::{ConsumerMode, StartAt, StreamConfig};
 pub use self::units::{HumanDuration, Size};
 use crate::id::{ModelName, Slot, Version};
@@ -263,6 +267,13 @@ impl Settings {
         let trust = trust::from_settings(&self)?;
         let admin = AdminConfig::from_settings(&self)?;
         let gates = GatesConfig::from_settings(&self)?;
+        let mut reloads = Reloads::default();
+        if let (Some(trust), Some(file)) = (&trust, &self.trusted_keys) {
+            reloads.add("trusted_keys", trust::reload(Arc::clone(trust), file.clone()));
+        }
+        if let (Some(admin), Some(file), None) = (&admin, &self.admin_token_file, &self.admin_token) {
+            reloads.add("admin_token", admin::reload(admin.token.clone(), file.clone()));
+        }
         let initial_state = self.initial_state.unwrap_or_else(|| "0".to_owned());
         let initial_state = RawValue::from_string(initial_state)
             .map_err(|error| Error::new("--initial-state (HOTSERVE_INITIAL_STATE)", format!("not JSON: {error}")))?;
@@ -320,6 +331,7 @@ impl Settings {
             },
             initial_state,
             pins,
+            reloads,
         })
     }
 }
@@ -371,6 +383,8 @@ pub struct Config {
     pub initial_state: Box<RawValue>,
     /// Slots that are held at a version.
     pub pins: BTreeMap<Slot, Version>,
+    /// What can be read anew while it runs.
+    pub reloads: Reloads,
 }
 
 /// The manifest.

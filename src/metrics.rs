@@ -191,6 +191,8 @@ pub const GRPC_CODES: &[&str] = &[
     "UNAVAILABLE",
     "other",
 ];
+/// What can be read anew while the server runs.
+const RELOADS: &[&str] = &["trusted_keys", "admin_token", "certificate"];
 const POLLS: &[&str] = &["ok", "throttled", "expired", "invalid", "not_found", "denied", "failed"];
 const MANIFEST_READS: &[&str] = &["changed", "unchanged", "absent", "failed"];
 const SIGNATURES: &[&str] = &["none", "unchecked", "good"];
@@ -446,7 +448,18 @@ pub const TABLE: &[Spec] = &[
         "Memory of the budget that is taken: by models served, kept, not yet freed, being tried and being loaded",
         &[],
     ),
-    spec("hotserve_build_info", Kind::Scraped, "1, with the version of the program", &[("version", &[])]),
+    spec(
+        "hotserve_build_info",
+        Kind::Scraped,
+        "1, with the version of the program and the revision that it was built from",
+        &[("version", &[]), ("revision", &[])],
+    ),
+    spec(
+        "hotserve_reloads_total",
+        Kind::Counter,
+        "What was read anew on SIGHUP: changed, unchanged, or failed, when the old is kept and the log says why",
+        &[("what", RELOADS), ("outcome", &["changed", "unchanged", "failed"])],
+    ),
     spec(
         "hotserve_signature_required",
         Kind::Gauge,
@@ -535,6 +548,7 @@ pub struct Metrics {
     pub predict_errors: Counters,
     pub signature_required: Gauge,
     pub signatures: Counters,
+    pub reloads: Counters,
     pub probes: Counters,
     pub memory_budget: Gauge,
     pub memory_used: Gauge,
@@ -599,6 +613,7 @@ impl Metrics {
             predict_errors: counters(r, "hotserve_predict_errors_total"),
             signature_required: gauge(r, "hotserve_signature_required"),
             signatures: counters(r, "hotserve_signatures_total"),
+            reloads: counters(r, "hotserve_reloads_total"),
             probes: counters(r, "hotserve_probes_total"),
             memory_budget: gauge(r, "hotserve_memory_budget_bytes"),
             memory_used: gauge(r, "hotserve_memory_used_bytes"),

@@ -24,7 +24,8 @@ const PROCESS: &[&str] = &[
 /// Labels that Prometheus gives to everything it scrapes.
 const TARGET_LABELS: &[&str] = &["job", "instance"];
 /// Metrics that no panel and no alert needs, each with the reason.
-const UNSHOWN: &[(&str, &str)] = &[];
+const UNSHOWN: &[(&str, &str)] =
+    &[("hotserve_reloads_total", "an operator who sends SIGHUP looks at the log, and at /history")];
 /// Units of Grafana that the dashboard may use; a misspelt one would be shown as text behind the number.
 const UNITS: &[&str] = &["none", "short", "percentunit", "s", "bytes", "Bps", "reqps", "ops", "cps", "dateTimeFromNow"];
 /// Columns that a panel needs to be legible on a screen 1280 pixels wide, of which Grafana makes 24.
