@@ -95,9 +95,9 @@ mod tests {
         assert_eq!(read(), Ok(None), "they are as they were");
         write(&new);
         assert!(read().expect("good").expect("news").contains(new.public().id().as_str()));
-        assert_eq!(trust.keyring().keys()[0].public(), &new.public());
+        assert_eq!(trust.keyring().keys()[0].public(), new.public());
         std::fs::write(file.path(), "threshold = 3").expect("writable");
         assert!(read().expect_err("no keys").contains("hotserve keygen"));
-        assert_eq!(trust.keyring().keys()[0].public(), &new.public(), "the old ones are kept");
+        assert_eq!(trust.keyring().keys()[0].public(), new.public(), "the old ones are kept");
     }
 }
