@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use hotserve_models::Loaders;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -23,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::aws::{Aws, Retries};
 use crate::config::{self, Config};
+use crate::http::listener::Door;
+use crate::http::tls::Tls;
 use crate::http::{self, Front, Http};
 use crate::id::StateKey;
 use crate::manifest;
@@ -55,6 +58,14 @@ pub enum Error {
     /// The port for commands is taken, or not allowed.
     #[error("listen on {addr}: choose another address with --admin-listen (HOTSERVE_ADMIN_LISTEN)")]
     AdminListen {
+        /// Where.
+        addr: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The port for operators is taken, or not allowed.
+    #[error("listen on {addr}: choose another address with --ops-listen (HOTSERVE_OPS_LISTEN)")]
+    OpsListen {
         /// Where.
         addr: SocketAddr,
         /// What the system said.
@@ -149,6 +160,8 @@ pub struct App {
     addr: SocketAddr,
     /// For commands alone.
     admin: Option<TcpListener>,
+    /// For operators.
+    ops: Option<TcpListener>,
     hotserve: Hotserve,
 }
 
@@ -169,7 +182,11 @@ impl App {
             Some(addr) => Some(http::listener::bind(addr).map_err(|source| Error::AdminListen { addr, source })?),
             None => None,
         };
-        Ok(Self { listener, addr, admin, hotserve })
+        let ops = match hotserve.http().ops_listen() {
+            Some(addr) => Some(http::listener::bind(addr).map_err(|source| Error::OpsListen { addr, source })?),
+            None => None,
+        };
+        Ok(Self { listener, addr, admin, ops, hotserve })
     }
 
     /// Where it listens.
@@ -180,7 +197,18 @@ impl App {
     /// Where it takes commands, if it does.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.hotserve.http().admin.as_ref()?;
-        Some(self.admin.as_ref().and_then(|listener| listener.local_addr().ok()).unwrap_or(self.addr))
+        let listener = self.admin.as_ref().or(self.ops.as_ref());
+        Some(listener.and_then(|listener| listener.local_addr().ok()).unwrap_or(self.addr))
+    }
+
+    /// Where the operators' paths are, if that is not where everything is.
+    pub fn ops_addr(&self) -> Option<SocketAddr> {
+        self.ops.as_ref()?.local_addr().ok()
+    }
+
+    /// The certificate, where TLS is spoken: for who wants it read anew.
+    pub fn tls(&self) -> Option<Arc<Tls>> {
+        self.hotserve.doors().tls().cloned()
     }
 
     /// What is served, for a host that looks itself.
@@ -190,24 +218,33 @@ impl App {
 
     /// Serves until shut down; then answers the requests that are under way, and stops.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { listener, admin, hotserve, .. } = self;
-        let http = Arc::clone(hotserve.http());
+        let Self { listener, admin, ops, hotserve, .. } = self;
+        let (http, doors) = (Arc::clone(hotserve.http()), hotserve.doors().clone());
         let drain = http.drain();
         let running = hotserve.start();
-        let admin = admin.map(|admin| {
-            let router = http::admin_router(Arc::clone(&http));
-            tokio::spawn(http::listener::serve(admin, router, drain, shutdown.clone()))
-        });
-        let commands = async {
-            match admin {
-                None => {}
-                Some(admin) => match admin.await {
+        let beside = |what: &'static str,
+                      listener: Option<TcpListener>,
+                      router: fn(Arc<Http>) -> Router,
+                      door: Door| {
+            let listener = listener?;
+            Some((
+                what,
+                tokio::spawn(http::listener::serve(listener, router(Arc::clone(&http)), door, drain, shutdown.clone())),
+            ))
+        };
+        let ports = [
+            beside("the port for commands", admin, http::admin_router, doors.admin()),
+            beside("the port for operators", ops, http::ops_router, doors.ops()),
+        ];
+        let ended = async move {
+            for (what, port) in ports.into_iter().flatten() {
+                match port.await {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::error!(%error, "the port for commands ended badly"),
-                    Err(error) => tracing::error!(%error, "the port for commands ended badly"),
-                },
+                    Ok(Err(error)) => tracing::error!(%error, "{what} ended badly"),
+                    Err(error) => tracing::error!(%error, "{what} ended badly"),
+                }
             }
         };
-        running.serve_until(listener, Front::new(http), shutdown.cancelled_owned(), commands).await
+        running.serve_until(listener, Front::new(http), shutdown.cancelled_owned(), ended).await
     }
 }

@@ -5,10 +5,12 @@
 
 mod admin;
 mod gates;
+mod listen;
 mod manifest_uri;
 mod origin;
 mod reload;
 mod stream;
+mod tls;
 mod trust;
 mod units;
 
@@ -25,10 +27,12 @@ use serde_json::value::RawValue;
 
 pub use self::admin::{AdminConfig, TOKEN as ADMIN_TOKEN, Token};
 pub use self::gates::{GatesConfig, Isolation, IsolationConfig, MemoryBudget, MemoryPolicy, Program};
+pub use self::listen::{ListenConfig, Origins};
 pub use self::manifest_uri::ManifestUri;
 pub use self::origin::{Origin, Setting};
 pub use self::reload::{RELOADS, Reloaded, Reloads};
 pub use self::stream::{ConsumerMode, StartAt, StreamConfig};
+pub use self::tls::{TlsBytes, TlsConfigs, TlsFiles};
 pub use self::units::{HumanDuration, Size};
 use crate::id::{ModelName, Slot, Version};
 use crate::trust::{Required, Trust};
@@ -186,6 +190,35 @@ pub struct Settings {
     /// Serve models that answer NaN or infinity where nothing expects it [default: false]
     #[arg(long, env = "HOTSERVE_ALLOW_NON_FINITE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub allow_non_finite: Option<bool>,
+    /// Connections that may be open; at the limit the longest idle one makes room [default: 16384, or what the limit of
+    /// open files leaves]
+    #[arg(long, env = "HOTSERVE_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
+    /// Requests that may be under way: more are answered 503 at once [default: any number]
+    #[arg(long, env = "HOTSERVE_MAX_IN_FLIGHT", value_name = "N")]
+    pub max_in_flight: Option<usize>,
+    /// Longest time for the whole head of a request to come, and for a TLS handshake [default: 10s]
+    #[arg(long, env = "HOTSERVE_HEAD_TIMEOUT", value_name = "DURATION")]
+    pub head_timeout: Option<HumanDuration>,
+    /// Longest time that a connection is kept without a request [default: 75s]
+    #[arg(long, env = "HOTSERVE_IDLE_TIMEOUT", value_name = "DURATION")]
+    pub idle_timeout: Option<HumanDuration>,
+    /// Certificate of the server and those that lead to its authority, in PEM; read anew when it changes [default: no TLS]
+    #[arg(long, env = "HOTSERVE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, in PEM
+    #[arg(long, env = "HOTSERVE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Authorities, in PEM: who shows a certificate of one of them may give commands, without the token
+    #[arg(long, env = "HOTSERVE_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Address for what is not for clients: the page, metrics, history, events, models, docs and /admin; nowhere else then
+    #[arg(long, env = "HOTSERVE_OPS_LISTEN", value_name = "IP:PORT")]
+    pub ops_listen: Option<SocketAddr>,
+    /// Origin of pages that may ask from a browser: https://app.example.com, or * for any; repeatable [default: none]
+    #[arg(long = "cors-origin", env = "HOTSERVE_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
+    #[serde(default)]
+    pub cors_origins: Vec<String>,
 }
 
 impl Settings {
@@ -258,6 +291,15 @@ impl Settings {
             max_row_time: self.max_row_time.or(other.max_row_time),
             max_slowdown: self.max_slowdown.or(other.max_slowdown),
             allow_non_finite: self.allow_non_finite.or(other.allow_non_finite),
+            max_connections: self.max_connections.or(other.max_connections),
+            max_in_flight: self.max_in_flight.or(other.max_in_flight),
+            head_timeout: self.head_timeout.or(other.head_timeout),
+            idle_timeout: self.idle_timeout.or(other.idle_timeout),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
+            tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+            ops_listen: self.ops_listen.or(other.ops_listen),
+            cors_origins: if self.cors_origins.is_empty() { other.cors_origins } else { self.cors_origins },
         }
     }
 
@@ -271,9 +313,11 @@ impl Settings {
         if let (Some(trust), Some(file)) = (&trust, &self.trusted_keys) {
             reloads.add("trusted_keys", trust::reload(Arc::clone(trust), file.clone()));
         }
-        if let (Some(admin), Some(file), None) = (&admin, &self.admin_token_file, &self.admin_token) {
-            reloads.add("admin_token", admin::reload(admin.token.clone(), file.clone()));
+        let token = admin.as_ref().and_then(|admin| admin.token.clone());
+        if let (Some(token), Some(file), None) = (token, &self.admin_token_file, &self.admin_token) {
+            reloads.add("admin_token", admin::reload(token, file.clone()));
         }
+        let connections = ListenConfig::from_settings(&self)?;
         let initial_state = self.initial_state.unwrap_or_else(|| "0".to_owned());
         let initial_state = RawValue::from_string(initial_state)
             .map_err(|error| Error::new("--initial-state (HOTSERVE_INITIAL_STATE)", format!("not JSON: {error}")))?;
@@ -328,6 +372,7 @@ impl Settings {
                 compute_threads: self.compute_threads.unwrap_or(cores.saturating_sub(1)).max(1),
                 min_version_wait: self.min_version_wait.map_or(Duration::from_secs(1), |wait| wait.0),
                 admin,
+                connections,
             },
             initial_state,
             pins,
@@ -445,6 +490,8 @@ pub struct HttpConfig {
     pub min_version_wait: Duration,
     /// Whether commands are taken, and from whom.
     pub admin: Option<AdminConfig>,
+    /// How clients are let in.
+    pub connections: ListenConfig,
 }
 
 /// A place where artifacts may come from: everything that begins with it.

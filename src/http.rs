@@ -8,11 +8,14 @@ mod admin;
 mod answer;
 mod body;
 mod catalog;
+mod cors;
 mod docs;
+mod doors;
 mod events;
 mod health;
 mod front;
 mod inference;
+pub mod limits;
 pub mod listener;
 mod min_version;
 mod observe;
@@ -20,6 +23,7 @@ mod openapi;
 mod predict;
 mod problem;
 mod state;
+pub mod tls;
 mod v2;
 #[cfg(test)]
 mod tests;
@@ -43,6 +47,7 @@ use observe::Observe;
 use problem::Problem;
 
 pub use admin::Admin;
+pub use doors::Doors;
 pub use front::Front;
 
 /// What the interface shows and uses.
@@ -82,6 +87,7 @@ impl Http {
         commands: Handle,
     ) -> Self {
         let admin = config.admin.as_ref().map(|admin| Admin { token: admin.token.clone(), handle: commands });
+        metrics.in_flight.limit(config.connections.max_in_flight.unwrap_or(usize::MAX));
         let (waiters, listeners) = (Semaphore::new(min_version::WAITERS), Arc::new(Semaphore::new(events::CLIENTS)));
         let (pollers, document) = (Semaphore::new(state::POLLERS), openapi::Kept::default());
         let streams = Arc::new(Semaphore::new(v2::grpc::STREAMS));
@@ -93,56 +99,93 @@ impl Http {
         listener::Drain { delay: self.config.drain_delay, limit: self.config.drain }
     }
 
-    /// Where commands are taken, if that is not where everything is.
+    /// Where commands are taken, if that is neither where everything else is nor where the operators' paths are.
     pub fn admin_listen(&self) -> Option<SocketAddr> {
         self.config.admin.as_ref()?.listen
     }
+
+    /// Where the operators' paths are, if that is not where everything is.
+    pub fn ops_listen(&self) -> Option<SocketAddr> {
+        self.config.connections.ops
+    }
+
+    /// Whether commands are taken where clients are answered.
+    fn takes_commands(&self) -> bool {
+        self.admin.is_some() && self.admin_listen().is_none() && self.ops_listen().is_none()
+    }
 }
 
-/// Every route, and an answer to every other path. HEAD works where GET does.
+/// Every route for clients, and an answer to every other path. HEAD works where GET does. The operators' routes are
+/// among them, unless they have an address of their own.
 pub fn router(http: Arc<Http>) -> Router {
-    let unmatched = any(not_found).layer(Observe::route("unmatched", &http.metrics));
-    let page = route("/", get(page), &http.metrics).with_state(Arc::clone(&http));
-    routes(http).merge(page).fallback_service(unmatched)
+    let page = if http.ops_listen().is_none() { page_route(&http) } else { Router::new() };
+    finish(routes(Arc::clone(&http)).merge(page.with_state(Arc::clone(&http))), &http)
 }
 
 /// The routes alone, for a host that has a page and an answer to every other path of its own.
 pub fn routes<S: Clone + Send + Sync + 'static>(http: Arc<Http>) -> Router<S> {
-    let metrics = Arc::clone(&http.metrics);
-    let on = |path, methods| route(path, methods, &metrics);
-    let admin = if http.admin.is_some() && http.admin_listen().is_none() { admin_route(&http) } else { Router::new() };
+    let ops = if http.ops_listen().is_none() { ops_routes(&http) } else { Router::new() };
+    let admin = if http.takes_commands() { admin_route(&http) } else { Router::new() };
+    client_routes(&http, http.ops_listen().is_none() && http.admin_listen().is_none())
+        .merge(ops)
+        .merge(admin)
+        .with_state(http)
+}
+
+/// The routes of a port for operators: all that there are. The page there tries predictions.
+pub fn ops_router(http: Arc<Http>) -> Router {
+    let commands = http.admin_listen().is_none();
+    let admin = if http.admin.is_some() && commands { admin_route(&http) } else { Router::new() };
+    let all = client_routes(&http, commands).merge(ops_routes(&http)).merge(admin).merge(page_route(&http));
+    finish(all.with_state(Arc::clone(&http)), &http)
+}
+
+/// The routes of a port for commands alone.
+pub fn admin_router(http: Arc<Http>) -> Router {
+    finish(admin_route(&http).merge(v2::commands(&http)).with_state(Arc::clone(&http)), &http)
+}
+
+fn finish(router: Router, http: &Http) -> Router {
+    router.fallback_service(any(not_found).layer(Observe::route("unmatched", &http.metrics)))
+}
+
+/// What clients ask, and who sends them here.
+fn client_routes(http: &Arc<Http>, commands: bool) -> Router<Arc<Http>> {
+    let on = |path, methods| route(path, methods, &http.metrics);
     Router::new()
         .merge(on("/state", get(state::get_default)))
         .merge(on("/state/{key}", get(state::get_by_key)))
         .merge(on("/predict", post(predict::by_default)))
         .merge(on("/predict/{model}", post(predict::by_name)))
+        .merge(on("/livez", get(health::live)))
+        .merge(on("/healthz", get(health::live)))
+        .merge(on("/readyz", get(health::ready)))
+        .merge(v2::router(http, commands))
+        .merge(v2::grpc::router(http))
+}
+
+/// What those ask who look after the server.
+fn ops_routes(http: &Http) -> Router<Arc<Http>> {
+    let on = |path, methods| route(path, methods, &http.metrics);
+    Router::new()
         .merge(on("/models", get(catalog::models)))
         .merge(on("/history", get(catalog::history)))
         .merge(on("/events", get(events::events)))
         .merge(on("/openapi.json", get(openapi::document)))
         .merge(on("/docs", get(docs::page)))
         .merge(on("/docs/{file}", get(docs::file)))
-        .merge(on("/livez", get(health::live)))
-        .merge(on("/healthz", get(health::live)))
-        .merge(on("/readyz", get(health::ready)))
         .merge(on("/metrics", get(health::metrics)))
-        .merge(admin)
-        .merge(v2::router(&http))
-        .merge(v2::grpc::router(&http))
-        .with_state(http)
 }
 
-/// The routes of a port for commands alone.
-pub fn admin_router(http: Arc<Http>) -> Router {
-    let unmatched = Observe::route("unmatched", &http.metrics);
-    admin_route(&http).merge(v2::commands(&http)).fallback_service(any(not_found).layer(unmatched)).with_state(http)
+fn page_route(http: &Http) -> Router<Arc<Http>> {
+    route("/", get(page), &http.metrics)
 }
 
 fn admin_route(http: &Http) -> Router<Arc<Http>> {
     route("/admin/control", post(admin::control), &http.metrics)
 }
 
-fn route(path: &'static str, methods: MethodRouter<Arc<Http>>, metrics: &Metrics) -> Router<Arc<Http>> {
+fn route(path: &'static str, methods: MethodRouter<Arc<Http>>, metrics: &Arc<Metrics>) -> Router<Arc<Http>> {
     Router::new().route(path, methods.fallback(method_not_allowed).layer(Observe::route(path, metrics)))
 }
 

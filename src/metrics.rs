@@ -4,6 +4,8 @@
 //! several can live in one process. Gauges of things that come and go (models, states, shards) are written at scrape
 //! time from what is served then: a series of something gone does not linger.
 
+mod in_flight;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+pub use self::in_flight::{Flight, InFlight};
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +131,20 @@ pub const REJECTIONS: &[&str] = &[
     "non_finite",
     "too_slow",
 ];
+/// How a connection ended. Errors of HTTP/2 and torn ones are both broken: its frames do not tell.
+pub const ENDS: &[&str] = &[
+    "closed",
+    "idle",
+    "head_timeout",
+    "malformed",
+    "head_too_large",
+    "stalled",
+    "handshake",
+    "evicted",
+    "broken",
+    "drained",
+];
+const RELOADS: &[&str] = &["applied", "failed"];
 /// The routes of the HTTP interface, as matched.
 pub const ROUTES: &[&str] = &[
     "/",
@@ -192,7 +210,7 @@ pub const GRPC_CODES: &[&str] = &[
     "other",
 ];
 /// What can be read anew while the server runs.
-const RELOADS: &[&str] = &["trusted_keys", "admin_token", "certificate"];
+const READ_ANEW: &[&str] = &["trusted_keys", "admin_token", "certificate"];
 const POLLS: &[&str] = &["ok", "throttled", "expired", "invalid", "not_found", "denied", "failed"];
 const MANIFEST_READS: &[&str] = &["changed", "unchanged", "absent", "failed"];
 const SIGNATURES: &[&str] = &["none", "unchecked", "good"];
@@ -458,7 +476,45 @@ pub const TABLE: &[Spec] = &[
         "hotserve_reloads_total",
         Kind::Counter,
         "What was read anew on SIGHUP: changed, unchanged, or failed, when the old is kept and the log says why",
-        &[("what", RELOADS), ("outcome", &["changed", "unchanged", "failed"])],
+        &[("what", READ_ANEW), ("outcome", &["changed", "unchanged", "failed"])],
+    ),
+    spec("hotserve_connections", Kind::Gauge, "Connections that are open, on all ports", &[]),
+    spec(
+        "hotserve_connections_limit",
+        Kind::Gauge,
+        "Connections that may be open on the server's port: at it, the one that is idle longest makes room",
+        &[],
+    ),
+    spec("hotserve_connections_opened_total", Kind::Counter, "Connections that were accepted", &[]),
+    spec(
+        "hotserve_connections_refused_total",
+        Kind::Counter,
+        "Connections turned away because as many as may be were open, and none of them was idle",
+        &[],
+    ),
+    spec(
+        "hotserve_connections_ended_total",
+        Kind::Counter,
+        "Connections that ended, by how: closed is the usual way",
+        &[("how", ENDS)],
+    ),
+    spec(
+        "hotserve_requests_shed_total",
+        Kind::Counter,
+        "Requests answered 503 because as many as may be were under way",
+        &[],
+    ),
+    spec(
+        "hotserve_tls_certificate_expiry_timestamp_seconds",
+        Kind::Gauge,
+        "When the server's certificate expires, Unix time; 0 where no TLS is spoken",
+        &[],
+    ),
+    spec(
+        "hotserve_tls_reloads_total",
+        Kind::Counter,
+        "Changed certificates by what became of them: applied, failed (the one before is used on)",
+        &[("outcome", RELOADS)],
     ),
     spec(
         "hotserve_signature_required",
@@ -552,6 +608,15 @@ pub struct Metrics {
     pub probes: Counters,
     pub memory_budget: Gauge,
     pub memory_used: Gauge,
+    pub in_flight: InFlight,
+    pub connections: Gauge,
+    pub connections_limit: Gauge,
+    pub connections_opened: Counter,
+    pub connections_refused: Counter,
+    pub connections_ended: Counters,
+    pub requests_shed: Counter,
+    pub tls_certificate_expiry: Gauge,
+    pub tls_reloads: Counters,
 }
 
 const METADATA: Metadata<'static> = Metadata::new("hotserve", Level::INFO, None);
@@ -617,6 +682,15 @@ impl Metrics {
             probes: counters(r, "hotserve_probes_total"),
             memory_budget: gauge(r, "hotserve_memory_budget_bytes"),
             memory_used: gauge(r, "hotserve_memory_used_bytes"),
+            in_flight: InFlight::default(),
+            connections: gauge(r, "hotserve_connections"),
+            connections_limit: gauge(r, "hotserve_connections_limit"),
+            connections_opened: counter(r, "hotserve_connections_opened_total"),
+            connections_refused: counter(r, "hotserve_connections_refused_total"),
+            connections_ended: counters(r, "hotserve_connections_ended_total"),
+            requests_shed: counter(r, "hotserve_requests_shed_total"),
+            tls_certificate_expiry: gauge(r, "hotserve_tls_certificate_expiry_timestamp_seconds"),
+            tls_reloads: counters(r, "hotserve_tls_reloads_total"),
             handle: recorder.handle(),
             process,
             recorder,
@@ -631,6 +705,7 @@ impl Metrics {
 
     /// The text for Prometheus: everything recorded, then the scraped gauges.
     pub fn render(&self, scraped: &Scraped) -> String {
+        self.http_requests_in_flight.set(self.in_flight.count() as f64);
         metrics::with_local_recorder(&self.recorder, || self.process.collect());
         let mut text = self.handle.render();
         text.push_str(&scraped.text);

@@ -24,8 +24,17 @@ const PROCESS: &[&str] = &[
 /// Labels that Prometheus gives to everything it scrapes.
 const TARGET_LABELS: &[&str] = &["job", "instance"];
 /// Metrics that no panel and no alert needs, each with the reason.
-const UNSHOWN: &[(&str, &str)] =
-    &[("hotserve_reloads_total", "an operator who sends SIGHUP looks at the log, and at /history")];
+const UNSHOWN: &[(&str, &str)] = &[
+    ("hotserve_connections", "of one instance, for who looks into it"),
+    ("hotserve_connections_limit", "of one instance, for who looks into it"),
+    ("hotserve_connections_opened_total", "of one instance, for who looks into it"),
+    ("hotserve_connections_refused_total", "of one instance, for who looks into it"),
+    ("hotserve_connections_ended_total", "of one instance, for who looks into it"),
+    ("hotserve_requests_shed_total", "is among the requests that were answered 503"),
+    ("hotserve_tls_certificate_expiry_timestamp_seconds", "0 where no TLS is spoken"),
+    ("hotserve_tls_reloads_total", "0 where no TLS is spoken"),
+    ("hotserve_reloads_total", "an operator who sends SIGHUP looks at the log, and at /history"),
+];
 /// Units of Grafana that the dashboard may use; a misspelt one would be shown as text behind the number.
 const UNITS: &[&str] = &["none", "short", "percentunit", "s", "bytes", "Bps", "reqps", "ops", "cps", "dateTimeFromNow"];
 /// Columns that a panel needs to be legible on a screen 1280 pixels wide, of which Grafana makes 24.

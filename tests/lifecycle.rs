@@ -283,6 +283,37 @@ async fn a_health_check_says_whether_the_server_is_ready_and_why_not() {
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_the_health_check_asks_and_a_hangup_changes_the_certificate() {
+    let write = |folder: &std::path::Path| {
+        let pair = rcgen::generate_simple_self_signed(vec!["models.example.com".to_owned()]).unwrap();
+        std::fs::write(folder.join("key"), pair.signing_key.serialize_pem()).unwrap();
+        std::fs::write(folder.join("cert"), pair.cert.pem()).unwrap();
+    };
+    let server = Process::start(None, |command, folder| {
+        write(folder.path());
+        command.arg("--tls-cert").arg(folder.path().join("cert")).arg("--tls-key").arg(folder.path().join("key"));
+    })
+    .await;
+    let ask = async |arguments: &[&str]| {
+        let mut command = hotserve(&["healthcheck"]);
+        command.args(arguments).env("PORT", server.addr.port().to_string());
+        command.env("HOTSERVE_TLS_CERT", server.folder.path().join("cert"));
+        tokio::task::spawn_blocking(|| run(command)).await.unwrap()
+    };
+    assert_eq!(ask(&["--live"]).await, (0, "live\n".to_owned()));
+    let (code, text) = ask(&[]).await;
+    assert!(code == 1 && text.contains("not ready: "), "{code}: {text}");
+    write(server.folder.path());
+    server.signal(Signal::HUP);
+    server.says("new connections get another one", 1).await;
+    std::fs::write(server.folder.path().join("cert"), "no certificate").unwrap();
+    server.signal(Signal::HUP);
+    server.says("SIGHUP: cannot be read anew", 1).await;
+    assert_eq!(ask(&["--live"]).await, (0, "live\n".to_owned()), "the old one is kept");
+    server.stop().await;
+}
+
 #[test]
 fn the_program_says_its_version_and_the_revision_where_it_knows_it() {
     let (code, text) = run(hotserve(&["--version"]));

@@ -26,6 +26,7 @@ mod linearizability;
 mod manifest;
 mod memory;
 mod misbehaving;
+mod net;
 mod openapi;
 mod predict_forms;
 mod promises;

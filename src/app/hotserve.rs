@@ -22,8 +22,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::Service;
 
 use super::{Adapters, App, Boards, Error, States};
-use crate::config::Config;
-use crate::http::{self, Http};
+use crate::config::{self, Config};
+use crate::http::{self, Doors, Http};
 use crate::manager::{self, Manager};
 use crate::notification::Limits;
 use crate::serving::compute::ComputePool;
@@ -45,6 +45,7 @@ const END: Duration = Duration::from_secs(1);
 /// A server without a listener, all of it made and nothing running: for [`start`](Self::start), or [`run`](Self::run).
 pub struct Hotserve {
     http: Arc<Http>,
+    doors: Doors,
     manager: Manager,
     source: Box<dyn Source>,
     history: Option<HistoryFile>,
@@ -56,10 +57,12 @@ pub struct Hotserve {
 /// Its router answers as long as somebody has it, from what was served last.
 pub struct Running {
     http: Arc<Http>,
+    doors: Doors,
     source: JoinHandle<()>,
     manager: JoinHandle<()>,
     upkeep: JoinHandle<()>,
     history: Option<JoinHandle<()>>,
+    certificate: Option<JoinHandle<()>>,
     /// Ends the source and the manager.
     stop: DropGuard,
     /// Ends the history, which is kept until nothing is swapped any more.
@@ -147,14 +150,16 @@ impl Hotserve {
         let compute =
             ComputePool::new(config.http.compute_threads, COMPUTE_QUEUE, metrics.predict_queue_depth.clone())?;
         let http = Arc::new(Http::new(serving, status, metrics, compute, config.http, manager.handle()));
-        Ok(Self { http, manager, source, history, background: Background::start()? })
+        let doors = Doors::open(Arc::clone(&http))?;
+        Ok(Self { http, doors, manager, source, history, background: Background::start()? })
     }
 
     /// The routes of its HTTP interface, to be merged into the host's own app, or nested below a path of it:
     /// everything but the status page at `/`, and with no answer to other paths.
     ///
     /// Commands are among them where there is an admin token, unless they have an address of their own
-    /// (`--admin-listen`), which only [`run`](Self::run) and [`serve`](Self::serve) listen on.
+    /// (`--admin-listen`), which only [`run`](Self::run) and [`serve`](Self::serve) listen on. So it is with the
+    /// operators' paths and `--ops-listen`.
     pub fn router<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         http::routes(Arc::clone(&self.http))
     }
@@ -169,6 +174,11 @@ impl Hotserve {
         Arc::clone(&self.http.status)
     }
 
+    /// The ports.
+    pub(super) fn doors(&self) -> &Doors {
+        &self.doors
+    }
+
     /// The HTTP interface.
     pub(super) fn http(&self) -> &Arc<Http> {
         &self.http
@@ -176,7 +186,7 @@ impl Hotserve {
 
     /// Follows the source from now on, on threads of its own.
     pub fn start(self) -> Running {
-        let Self { http, manager, source, history, background } = self;
+        let Self { http, doors, manager, source, history, background } = self;
         let runtime = background.handle();
         let (outlet, events) = mpsc::channel(OUTLET);
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
@@ -193,8 +203,10 @@ impl Hotserve {
             source: runtime.spawn(supervise(source, outlet, stop.clone(), Arc::clone(&http.status))),
             manager: runtime.spawn(manager.run(events, stop.clone())),
             history: history.map(|history| runtime.spawn(history.run(ended.clone()))),
+            certificate: doors.tls().map(|tls| runtime.spawn(Arc::clone(tls).watch(stop.clone()))),
             upkeep,
             http,
+            doors,
             stop: stop.drop_guard(),
             ended: ended.drop_guard(),
             background,
@@ -242,6 +254,12 @@ impl Running {
         Arc::clone(&self.http.status)
     }
 
+    /// Reads the certificate anew, where there is one: new connections get it. What is wrong with it is the error, and
+    /// the one before is used on. It reads files: not for a thread that answers requests.
+    pub fn reload_certificate(&self) -> Result<(), config::Error> {
+        self.doors.tls().map_or(Ok(()), |tls| tls.reload().map(drop))
+    }
+
     /// Waits until it serves what its source had at the start, or what the last run served, as `/readyz` says it.
     /// [`Error::NotReady`] where that takes longer, or it is stopped before.
     pub async fn ready_within(&self, patience: Duration) -> Result<(), Error> {
@@ -279,7 +297,8 @@ impl Running {
     /// Answers requests to the host's app, with [`router`](Self::router) in it or not, until `shutdown`; then answers
     /// those that come within `--drain-delay` and those that are under way, for as long as `--drain` says, and stops.
     ///
-    /// `axum::serve` does as well; this listener has time limits, and its drain has an end.
+    /// `axum::serve` does as well; this listener has limits, speaks TLS where the settings say so, and its drain has an
+    /// end.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -302,7 +321,7 @@ impl Running {
         S::Future: Send,
     {
         let closing = CancellationToken::new();
-        let served = http::listener::serve(listener, service, self.http.drain(), closing.clone());
+        let served = http::listener::serve(listener, service, self.doors.clients(), self.http.drain(), closing.clone());
         tokio::pin!(served);
         let served = tokio::select! {
             served = &mut served => served,
@@ -321,7 +340,7 @@ impl Running {
     /// Stops following the source, and waits until all that it began has ended; a few seconds at the most. A host with a
     /// listener of its own ends that first.
     pub async fn stop(self) {
-        let Self { http, source, manager, upkeep, history, stop, ended, background } = self;
+        let Self { http, source, manager, upkeep, history, certificate, stop, ended, background, .. } = self;
         http.status.set_draining();
         stop.disarm().cancel();
         for task in [source, manager] {
@@ -338,6 +357,9 @@ impl Running {
             tracing::warn!("the last lines of the history could not be written within {STOP:?}");
         }
         upkeep.abort();
+        if let Some(certificate) = certificate {
+            certificate.abort();
+        }
         background.end().await;
     }
 }

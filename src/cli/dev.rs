@@ -13,6 +13,7 @@ use crate::app::{Adapters, App, Boards};
 use crate::aws::{Aws, Retries};
 use crate::config::{self, HumanDuration, Settings, Token};
 use crate::embedded::{self, Embedded, faults};
+use crate::http::limits;
 use crate::id::{Digest, ModelName, Version};
 use crate::manifest::Limits;
 use crate::manifest::object::ManifestObject;
@@ -76,6 +77,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     })?;
     let aws = Aws::at(embedded.endpoints()).await;
 
+    limits::raise_open_files();
     let admin_token = random_token().context("make a token for commands")?;
     let settings = Settings {
         admin_token: Some(Token::parse(&admin_token)?),

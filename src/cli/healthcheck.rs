@@ -2,7 +2,9 @@
 //!
 //! It exits with 0 or 1 and nothing else: Docker gives no other code a meaning.
 
-use std::io::{Read as _, Write as _};
+mod tls;
+
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,7 +35,14 @@ pub(super) struct Args {
     /// Port that the server listens on [default: 8000]
     #[arg(long, env = "PORT")]
     port: Option<u16>,
+    /// The server's certificate: where it has one, it is asked over TLS
+    #[arg(long, env = "HOTSERVE_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
 }
+
+/// What an answer comes from.
+trait Transport: Read + Write {}
+impl<T: Read + Write> Transport for T {}
 
 pub(super) fn run(args: Args) -> ExitCode {
     match check(args) {
@@ -49,12 +58,13 @@ pub(super) fn run(args: Args) -> ExitCode {
 }
 
 fn check(args: Args) -> anyhow::Result<String> {
-    let Args { live, timeout: HumanDuration(timeout), config, host, port } = args;
+    let Args { live, timeout: HumanDuration(timeout), config, host, port, tls_cert } = args;
     let file = config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
-    let server = place(&Settings { host, port, ..Settings::default() }.or(file))?;
+    let settings = Settings { host, port, tls_cert, ..Settings::default() }.or(file);
+    let (server, secure) = (place(&settings)?, settings.tls_cert.is_some());
     let (path, word) = if live { ("/livez", "live") } else { ("/readyz", "ready") };
-    let url = format!("http://{server}{path}");
-    let (status, body) = ask(server, path, timeout).with_context(|| {
+    let url = format!("{}://{server}{path}", if secure { "https" } else { "http" });
+    let (status, body) = ask(server, secure, path, timeout).with_context(|| {
         format!("{url} does not answer: is the server there, and on this port (--port, PORT, --config)")
     })?;
     if status == 200 {
@@ -88,23 +98,28 @@ fn place(settings: &Settings) -> anyhow::Result<SocketAddr> {
 }
 
 /// Asks once, on a connection of its own, and answers the status and the body.
-fn ask(server: SocketAddr, path: &str, patience: Duration) -> anyhow::Result<(u16, Vec<u8>)> {
+fn ask(server: SocketAddr, secure: bool, path: &str, patience: Duration) -> anyhow::Result<(u16, Vec<u8>)> {
     let deadline = Instant::now() + patience;
     // Zero would mean for ever.
     let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let mut stream = TcpStream::connect_timeout(&server, left())?;
-    stream.set_write_timeout(Some(left()))?;
+    let socket = TcpStream::connect_timeout(&server, left())?;
+    socket.set_write_timeout(Some(left()))?;
+    socket.set_read_timeout(Some(left()))?;
+    let stream = socket.try_clone()?;
+    let mut stream: Box<dyn Transport> =
+        if secure { Box::new(tls::over(stream, server.ip())?) } else { Box::new(stream) };
     let head = format!("GET {path} HTTP/1.1\r\nhost: {server}\r\nuser-agent: hotserve\r\nconnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes())?;
+    stream.write_all(head.as_bytes()).map_err(|error| late(error, patience))?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
     let mut stream = stream.take(ANSWER);
     loop {
-        stream.get_ref().set_read_timeout(Some(left()))?;
+        socket.set_read_timeout(Some(left()))?;
         match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => answer.extend_from_slice(buffer.get(..count).unwrap_or_default()),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => bail!("no answer within {patience:?}"),
-            Err(error) => return Err(error.into()),
+            // TLS that ends without a farewell.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof && !answer.is_empty() => break,
+            Err(error) => return Err(late(error, patience)),
         }
         if Instant::now() >= deadline {
             bail!("no whole answer within {patience:?}");
@@ -114,6 +129,13 @@ fn ask(server: SocketAddr, path: &str, patience: Duration) -> anyhow::Result<(u1
     let (head, body) = answer.split_at(end + 4);
     let status = std::str::from_utf8(head).ok().and_then(|head| head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok());
     Ok((status.context("its answer is no HTTP")?, body.to_vec()))
+}
+
+fn late(error: std::io::Error, patience: Duration) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow!("no answer within {patience:?}"),
+        _ => error.into(),
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::aws::Aws;
 use crate::cli::config::misspelt;
 use crate::config::{self, Config, Settings};
 use crate::failpoint;
+use crate::http::limits;
 use crate::shutdown;
 
 #[derive(Debug, clap::Args)]
@@ -43,18 +44,25 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let stream = config.stream.name.clone();
 
     shutdown::survive_file_size_limit()?;
+    limits::raise_open_files();
     let boards = Boards::default();
-    let reloads = config.reloads.clone();
+    let mut reloads = config.reloads.clone();
     let aws = Aws::from_env().await;
     let adapters = Adapters::aws(&aws, &config, &boards);
     let app = App::bind(config, adapters, boards.clone()).await.map_err(as_setting)?;
     let shutdown = shutdown::on_signal()?;
     tracing::info!(addr = %app.addr(), stream, "listening; /readyz turns 200 when the stream has been caught up with");
+    if let Some(addr) = app.ops_addr() {
+        tracing::info!(%addr, "the page, /metrics and all that is for operators is here, and nowhere else");
+    }
     if let Some(addr) = app.admin_addr() {
-        tracing::info!(%addr, "commands are taken at /admin/control from who has the admin token");
+        tracing::info!(%addr, "commands are taken at /admin/control from who has the admin token or a client certificate");
     }
     if !durable {
         tracing::info!("no --cache-dir: after a restart, everything is read from the stream again");
+    }
+    if let Some(tls) = app.tls() {
+        reloads.add("certificate", move || Ok(tls.reload()?.then(|| "new connections get another one".to_owned())));
     }
     let systemd = systemd::Systemd::from_env().map(Arc::new);
     // Both end with the process.
@@ -68,13 +76,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A cache folder that cannot be used is a setting that is wrong.
+/// A cache folder that cannot be used is a setting that is wrong, as are those that are only seen to be when it starts.
 pub(super) fn as_setting(error: crate::app::Error) -> anyhow::Error {
     match error {
         crate::app::Error::Cache { folder, source } => {
             let setting = format!("--cache-dir (HOTSERVE_CACHE_DIR) {folder}");
             config::Error::new(setting, crate::error::chain(&source)).into()
         }
+        crate::app::Error::Setting(error) => error.into(),
         error => error.into(),
     }
 }

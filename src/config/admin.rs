@@ -79,9 +79,9 @@ impl fmt::Debug for Token {
 /// The commands at `/admin`.
 #[derive(Debug, Clone)]
 pub struct AdminConfig {
-    /// What whoever gives them must present.
-    pub token: Token,
-    /// Where they are taken, and nowhere else; without one, where everything is.
+    /// What whoever gives them must present; without one, a client certificate.
+    pub token: Option<Token>,
+    /// Where they are taken, and nowhere else; without one, where the operators' paths are.
     pub listen: Option<SocketAddr>,
 }
 
@@ -100,11 +100,13 @@ impl AdminConfig {
             Some(token) => Some(token.clone()),
             None => Token::from_settings(settings.admin_token_file.as_deref())?,
         };
+        let certificates = settings.tls_client_ca.as_ref().is_some_and(|path| !path.as_os_str().is_empty());
         match (token, settings.admin_listen) {
-            (Some(token), listen) => Ok(Some(Self { token, listen })),
-            (None, None) => Ok(None),
-            (None, Some(_)) => {
-                let problem = "nobody could give a command there: set --admin-token-file or HOTSERVE_ADMIN_TOKEN too";
+            (None, None) if !certificates => Ok(None),
+            (token, listen) if token.is_some() || certificates => Ok(Some(Self { token, listen })),
+            _ => {
+                let problem = "nobody could give a command there: set --admin-token-file or HOTSERVE_ADMIN_TOKEN too, \
+                               or --tls-client-ca";
                 Err(Error::new("--admin-listen (HOTSERVE_ADMIN_LISTEN)", problem))
             }
         }
@@ -149,7 +151,7 @@ mod tests {
             ..Settings::default()
         };
         let config = settings.validate().expect("valid");
-        let token = config.http.admin.expect("a token").token;
+        let token = config.http.admin.and_then(|admin| admin.token).expect("a token");
         let read = || config.reloads.run().pop().expect("one").outcome.map_err(|error| error.to_string());
         assert_eq!(read(), Ok(None), "it is as it was");
         std::fs::write(file.path(), "fedcba9876543210\n").expect("writable");
@@ -169,7 +171,7 @@ mod tests {
         let settings =
             Settings { admin_token_file: Some(file.path().to_owned()), admin_listen: listen, ..Settings::default() };
         let admin = AdminConfig::from_settings(&settings).expect("valid").expect("a token");
-        assert!(admin.token.is(GOOD) && admin.listen == listen);
+        assert!(admin.token.is_some_and(|token| token.is(GOOD)) && admin.listen == listen);
         let settings = Settings { admin_token_file: Some("/nonexistent".into()), ..Settings::default() };
         assert!(AdminConfig::from_settings(&settings).expect_err("no file").problem.contains("/nonexistent"));
         let settings = Settings { admin_listen: listen, ..Settings::default() };

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
 
 use super::Http;
+use super::listener::ClientCertificate;
 use super::predict::read;
 use super::problem::Problem;
 use crate::config::Token;
@@ -25,8 +26,8 @@ const FIELDS: &[&str] = &["action", "model", "key", "version", "sha256"];
 
 /// Who may give commands, and the way to the manager.
 pub struct Admin {
-    /// What must be presented.
-    pub token: Token,
+    /// What must be presented, where no certificate is shown. Without one, a certificate is all that helps.
+    pub token: Option<Token>,
     /// Whom to tell.
     pub handle: Handle,
 }
@@ -36,7 +37,7 @@ pub(super) async fn control(State(http): State<Arc<Http>>, request: Request) -> 
     match &http.admin {
         // The route is there only with it.
         None => super::not_found().await.into_response(),
-        Some(admin) if !may(request.headers(), &admin.token) => unauthorized(request.headers()),
+        Some(admin) if !admin.may(request.headers(), request.extensions()) => admin.unauthorized(request.headers()),
         Some(admin) => command(&http, admin, request).await.into_response(),
     }
 }
@@ -88,20 +89,37 @@ pub(super) fn problem(denied: &Denied) -> Problem {
     }
 }
 
-/// Whether the request presents the token.
-pub(super) fn may(headers: &HeaderMap, token: &Token) -> bool {
-    let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let presented = presented.and_then(|value| value.split_once(' '));
-    presented.is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case("bearer") && token.is(given.trim_start()))
-}
+impl Admin {
+    /// Whether a request presents the token, or its client has shown a certificate of who may. Either is enough.
+    pub(super) fn may(&self, headers: &HeaderMap, extensions: &Extensions) -> bool {
+        if let Some(ClientCertificate(digest)) = extensions.get() {
+            tracing::info!(certificate = &**digest, "a command from who has shown a certificate");
+            return true;
+        }
+        let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let presented = presented.and_then(|value| value.split_once(' '));
+        self.token.as_ref().is_some_and(|token| {
+            presented
+                .is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case("bearer") && token.is(given.trim_start()))
+        })
+    }
 
-/// RFC 6750: which scheme, and whether there was a token that is wrong.
-pub(super) fn unauthorized(headers: &HeaderMap) -> Response {
-    let (challenge, detail) = match headers.get(header::AUTHORIZATION) {
-        None => ("Bearer realm=\"hotserve\"", "commands need the token: send Authorization: Bearer TOKEN"),
-        Some(_) => ("Bearer realm=\"hotserve\", error=\"invalid_token\"", "this is not the server's token"),
-    };
-    let mut response = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response();
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-    response
+    /// RFC 6750: which scheme, and whether there was a token that is wrong.
+    pub(super) fn unauthorized(&self, headers: &HeaderMap) -> Response {
+        let (challenge, detail) = match (&self.token, headers.get(header::AUTHORIZATION)) {
+            // There is no scheme for it.
+            (None, _) => (None, "commands need a client certificate of --tls-client-ca; this server has no token"),
+            (_, None) => {
+                (Some("Bearer realm=\"hotserve\""), "commands need the token: send Authorization: Bearer TOKEN")
+            }
+            (_, Some(_)) => {
+                (Some("Bearer realm=\"hotserve\", error=\"invalid_token\""), "this is not the server's token")
+            }
+        };
+        let mut response = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response();
+        if let Some(challenge) = challenge {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        response
+    }
 }

@@ -21,7 +21,8 @@ use tower::Service;
 
 use super::observe::{Observe, request_id};
 use super::v2::grpc::{Grpc, is_grpc};
-use super::{Http, predict, router, state};
+use super::{Http, cors, predict, router, state};
+use crate::config::Origins;
 use crate::id::StateKey;
 
 /// Every route, and a short way to some.
@@ -60,13 +61,47 @@ where
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = Answer;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        if let Some(origins) = &self.0.http.config.connections.cors {
+            return self.cross_origin(origins, request);
+        }
+        self.answer(request)
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+impl Front {
+    /// An answer that pages of other origins may read, or that no browser gives to them.
+    fn cross_origin<B>(&self, origins: &Origins, request: Request<B>) -> Answer
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError> + Display> + Send + Unpin + 'static,
+    {
+        let granted = cors::granted(origins, &request);
+        if let Some(answer) = granted.as_ref().and_then(|granted| cors::preflight(granted, &request)) {
+            return Box::pin(std::future::ready(Ok(answer)));
+        }
+        let answer = self.answer(request);
+        Box::pin(async move {
+            let mut answer = answer.await?;
+            match granted {
+                Some(granted) => granted.write(answer.headers_mut()),
+                None => cors::vary(answer.headers_mut()),
+            }
+            Ok(answer)
+        })
+    }
+
+    fn answer<B>(&self, request: Request<B>) -> Answer
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError> + Display> + Send + Unpin + 'static,
+    {
         if is_grpc(&request) {
             return Box::pin(self.0.grpc.clone().call(request).map(Ok));
         }

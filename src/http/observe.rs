@@ -11,7 +11,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use metrics::{Counter, Gauge, Histogram};
+use metrics::{Counter, Histogram};
 use tower::{Layer, Service};
 
 use super::problem::{Dialect, Problem};
@@ -19,6 +19,22 @@ use super::state::Waited;
 use crate::metrics::{Metrics, STATUSES};
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What is answered however much is under way: those who look after the server are not to be locked out by its load.
+const ALWAYS: &[&str] = &[
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/metrics",
+    "/history",
+    "/events",
+    "/",
+    "/admin/control",
+    // Health and metadata of the Open Inference Protocol, and its commands.
+    "/v2",
+    "/v2/repository/models/{model}/load",
+    "/v2/repository/models/{model}/unload",
+];
 
 /// Observes one route. Its handles are resolved here, once: a request looks nothing up.
 #[derive(Clone)]
@@ -31,12 +47,14 @@ struct Route {
     requests: Vec<(u16, Counter)>,
     other: Counter,
     duration: Histogram,
-    in_flight: Gauge,
+    /// Whether it is answered however much is under way.
+    always: bool,
+    metrics: Arc<Metrics>,
 }
 
 impl Observe {
     /// For a route of the metrics' table.
-    pub(super) fn route(name: &'static str, metrics: &Metrics) -> Self {
+    pub(super) fn route(name: &'static str, metrics: &Arc<Metrics>) -> Self {
         let counter = |status: &'static str| metrics.http_requests.get(&[name, status]).clone();
         let requests = STATUSES.iter().filter_map(|status| Some((status.parse().ok()?, counter(status)))).collect();
         let dialect = if name.starts_with("/v2") { Dialect::Protocol } else { Dialect::Problem };
@@ -46,7 +64,8 @@ impl Observe {
             requests,
             other: counter("other"),
             duration: metrics.http_request_duration.get(name).clone(),
-            in_flight: metrics.http_requests_in_flight.clone(),
+            always: ALWAYS.contains(&name),
+            metrics: Arc::clone(metrics),
         }))
     }
 }
@@ -106,8 +125,14 @@ impl Route {
         id: HeaderValue,
         answer: impl Future<Output = Result<Response, Infallible>>,
     ) -> Response {
-        let _flight = Flight::new(&self.in_flight);
-        let mut response = match AssertUnwindSafe(answer).catch_unwind().await {
+        let flight = self.metrics.in_flight.enter();
+        let answered = if flight.fits() || self.always {
+            AssertUnwindSafe(answer).catch_unwind().await
+        } else {
+            self.metrics.requests_shed.increment(1);
+            Ok(Ok(overloaded().into_response()))
+        };
+        let mut response = match answered {
             Ok(Ok(response)) => response,
             // The panic hook has told where; a request costs itself, and nothing else.
             Err(_) => {
@@ -131,20 +156,9 @@ impl Route {
     }
 }
 
-/// Counts a request as in flight until it is answered or its client has gone.
-pub(super) struct Flight<'r>(&'r Gauge);
-
-impl<'r> Flight<'r> {
-    pub(super) fn new(in_flight: &'r Gauge) -> Self {
-        in_flight.increment(1.0);
-        Self(in_flight)
-    }
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        self.0.decrement(1.0);
-    }
+/// There is too much to do. What is shed costs next to nothing, so that the others are answered in time.
+pub(super) fn overloaded() -> Problem {
+    Problem::unavailable("overloaded", "as many requests as may be are under way (--max-in-flight): ask again later")
 }
 
 /// The client's id where it is fit for headers and logs, else a new one.

@@ -51,6 +51,8 @@ pub(super) struct Facts {
     pub(super) default_model: Option<ModelName>,
     /// Whether commands are taken, and on which port, if that is another.
     pub(super) admin: Option<Option<u16>>,
+    /// How that port is reached.
+    pub(super) scheme: &'static str,
 }
 
 /// The document.
@@ -65,8 +67,9 @@ pub(super) async fn document(State(http): State<Arc<Http>>, headers: HeaderMap) 
         }
         None => {
             let port = http.admin_listen().map(|address| address.port());
-            let facts =
-                Facts { default_model: http.config.default_model.clone(), admin: http.admin.as_ref().map(|_| port) };
+            let scheme = if http.config.connections.tls.is_some() { "https" } else { "http" };
+            let (default_model, admin) = (http.config.default_model.clone(), http.admin.as_ref().map(|_| port));
+            let facts = Facts { default_model, admin, scheme };
             // The lock goes along: it is made to its end even if nobody waits any more, and none beside it.
             let made = spawn_blocking(move || kept.insert(Document::new(&snapshot, &facts)).clone());
             made.await.map_err(|_| Problem::internal())?

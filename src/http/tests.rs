@@ -173,6 +173,7 @@ impl Server {
             compute_threads: 1,
             min_version_wait: Duration::from_secs(10),
             admin: None,
+            connections: Default::default(),
         };
         configure(&mut config);
         let compute = ComputePool::new(1, 1, metrics.predict_queue_depth.clone()).expect("threads");

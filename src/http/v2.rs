@@ -32,13 +32,13 @@ use crate::status::Readiness;
 /// What of the protocol's extensions is here.
 pub const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_repository", "statistics"];
 
-/// Every route of the protocol.
-pub(super) fn router(http: &Http) -> Router<Arc<Http>> {
+/// Every route of the protocol, with commands or with the word that they are taken elsewhere.
+pub(super) fn router(http: &Http, takes_commands: bool) -> Router<Arc<Http>> {
     let on = |path, name, methods| route(path, name, methods, &http.metrics);
     let (reads, infers) = ("/v2/models", "/v2/models/{model}/infer");
-    let commands = match http.admin_listen() {
-        None => commands(http),
-        Some(_) => on(LOAD, LOAD, post(repository::elsewhere)).merge(on(UNLOAD, UNLOAD, post(repository::elsewhere))),
+    let commands = match takes_commands {
+        true => commands(http),
+        false => on(LOAD, LOAD, post(repository::elsewhere)).merge(on(UNLOAD, UNLOAD, post(repository::elsewhere))),
     };
     Router::new()
         .merge(on("/v2", "/v2", get(server)))
@@ -73,7 +73,7 @@ fn route(
     path: &'static str,
     name: &'static str,
     methods: MethodRouter<Arc<Http>>,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
 ) -> Router<Arc<Http>> {
     Router::new().route(path, methods.fallback(method_not_allowed).layer(Observe::route(name, metrics)))
 }

@@ -294,8 +294,15 @@ async fn a_host_that_merges_the_routes_speaks_grpc_too() {
     let host = Router::new().route("/own", get("own")).merge(hotserve::http::router(Arc::clone(&server.http)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, shutdown) = (Client::to(listener.local_addr().unwrap()), CancellationToken::new());
+    let door = listener::Door {
+        connections: 100,
+        head_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(75),
+        tls: None,
+        metrics: Arc::clone(&server.http.metrics),
+    };
     let drain = listener::Drain { delay: Duration::ZERO, limit: Duration::from_secs(10) };
-    let serving = tokio::spawn(listener::serve(listener, host, drain, shutdown.clone()));
+    let serving = tokio::spawn(listener::serve(listener, host, door, drain, shutdown.clone()));
     assert!(client.infer(rows(2)).await.is_ok());
     assert_eq!(checked(&client, "").await.unwrap(), ServingStatus::Serving);
     shutdown.cancel();

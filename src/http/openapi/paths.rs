@@ -63,7 +63,7 @@ pub(super) fn fixed(generator: &mut SchemaGenerator, shown: &Shown<'_>, facts: &
         command["security"] = json!([{ "token": [] }]);
         if let Some(port) = port {
             let host = json!({ "host": { "default": "localhost" } });
-            let url = format!("http://{{host}}:{port}/");
+            let url = format!("{}://{{host}}:{port}/", facts.scheme);
             command["servers"] =
                 json!([{ "url": url, "description": "The port for commands alone", "variables": host }]);
         }

@@ -35,7 +35,7 @@ use self::frame::Deadline;
 use self::proto::inference as pb;
 use super::models::Named;
 use super::wire::shown;
-use crate::http::observe::{Flight, Observe, REQUEST_ID, request_id};
+use crate::http::observe::{Observe, REQUEST_ID, overloaded, request_id};
 use crate::http::predict;
 use crate::http::problem::Problem;
 use crate::http::{Http, not_found};
@@ -110,8 +110,14 @@ impl Grpc {
         let (start, services) = (Instant::now(), &*self.0);
         let (head, body) = request.into_parts();
         let id = request_id(&head.headers);
-        let _flight = Flight::new(&services.http.metrics.http_requests_in_flight);
-        let answer = AssertUnwindSafe(services.answer(&head, body)).catch_unwind().await;
+        let metrics = &services.http.metrics;
+        let flight = metrics.in_flight.enter();
+        let answer = if flight.fits() || !head.uri.path().ends_with("/ModelInfer") {
+            AssertUnwindSafe(services.answer(&head, body)).catch_unwind().await
+        } else {
+            metrics.requests_shed.increment(1);
+            Ok(Err(overloaded().into()))
+        };
         let answer = answer.unwrap_or_else(|_| {
             // The panic hook has told where; a call costs itself, and nothing else.
             let id = id.to_str().unwrap_or_default();

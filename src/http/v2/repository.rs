@@ -105,13 +105,13 @@ pub(super) async fn unload(State(http): State<Arc<Http>>, named: Named, request:
 
 /// Commands are taken at another port.
 pub(super) async fn elsewhere() -> Problem {
-    let detail = "loading and unloading are taken at the address of --admin-listen (HOTSERVE_ADMIN_LISTEN)";
+    let detail = "loading and unloading are taken at the address of --admin-listen or --ops-listen";
     Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
 }
 
 async fn command(http: &Http, named: &Named, action: Action, request: Request) -> Response {
     use axum::response::IntoResponse as _;
-    match may(http, request.headers()) {
+    match may(http, request.headers(), request.extensions()) {
         Err(refused) => *refused,
         Ok(admin) => {
             let told = async {
@@ -127,15 +127,19 @@ async fn command(http: &Http, named: &Named, action: Action, request: Request) -
     }
 }
 
-/// Who may tell the manager: whoever presents the token, where there is one.
-pub fn may<'h>(http: &'h Http, headers: &http::HeaderMap) -> Result<&'h Admin, Box<Response>> {
+/// Who may tell the manager: whoever presents the token, or has shown a certificate.
+pub fn may<'h>(
+    http: &'h Http,
+    headers: &http::HeaderMap,
+    extensions: &http::Extensions,
+) -> Result<&'h Admin, Box<Response>> {
     use axum::response::IntoResponse as _;
     let Some(admin) = &http.admin else {
         let detail = "loading and unloading are off: start the server with --admin-token-file or \
                       HOTSERVE_ADMIN_TOKEN, and send Authorization: Bearer TOKEN";
         return Err(Box::new(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail).into_response()));
     };
-    if admin::may(headers, &admin.token) { Ok(admin) } else { Err(Box::new(admin::unauthorized(headers))) }
+    if admin.may(headers, extensions) { Ok(admin) } else { Err(Box::new(admin.unauthorized(headers))) }
 }
 
 /// Tells the manager, and waits until it is so. What will not be so is refused as soon as that is known.

@@ -1,7 +1,7 @@
 //! What is served, how it does, and what operators tell it: the same as over REST.
 
 use hotserve_models::TensorSpec;
-use http::{HeaderMap, StatusCode};
+use http::{Extensions, HeaderMap, StatusCode};
 use tonic::Status;
 
 use super::named;
@@ -143,12 +143,13 @@ fn operator<'h>(http: &'h Http, headers: &HeaderMap) -> Result<&'h admin::Admin,
             "forbidden",
             "loading and unloading are off: start the server with --admin-token-file or HOTSERVE_ADMIN_TOKEN",
         ),
-        Some(_) if http.admin_listen().is_some() => refused(
+        Some(_) if !http.takes_commands() => refused(
             StatusCode::FORBIDDEN,
             "forbidden",
-            "loading and unloading are taken over HTTP, at the address of --admin-listen",
+            "loading and unloading are taken over HTTP, at the address of --admin-listen or --ops-listen",
         ),
-        Some(admin) if admin::may(headers, &admin.token) => Ok(admin),
+        // Certificates are shown at those addresses only.
+        Some(admin) if admin.may(headers, &Extensions::new()) => Ok(admin),
         Some(_) => refused(
             StatusCode::UNAUTHORIZED,
             "unauthorized",
