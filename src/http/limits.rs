@@ -5,7 +5,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::config::Error;
 
 /// How many there may be unless a setting says otherwise: some 15 KiB each when idle.
-const CONNECTIONS: usize = 16_384;
+pub const CONNECTIONS: usize = 16_384;
 /// Descriptors for everything else: the stream, the store, files, threads, and the ports of operators.
 const RESERVED: usize = 512;
 /// How many connections there may be to a port of operators.

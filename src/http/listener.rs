@@ -30,7 +30,9 @@ use tower::Service;
 use self::activity::Activity;
 use self::connection::{Connection, End};
 use self::crowd::Crowd;
+use super::limits;
 use super::tls::Acceptor;
+use crate::config::ListenConfig;
 use crate::metrics::Metrics;
 
 pub use self::connection::ClientCertificate;
@@ -61,6 +63,14 @@ pub struct Door {
     pub tls: Option<Acceptor>,
     /// Where connections are counted.
     pub metrics: Arc<Metrics>,
+}
+
+impl Door {
+    /// The usual limits, without TLS.
+    pub fn usual(metrics: Arc<Metrics>) -> Self {
+        let ListenConfig { head_timeout, idle_timeout, .. } = ListenConfig::default();
+        Self { connections: limits::CONNECTIONS, head_timeout, idle_timeout, tls: None, metrics }
+    }
 }
 
 /// Listens on an address. The port may be one that has just been let go.

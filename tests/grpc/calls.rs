@@ -7,7 +7,8 @@ use axum::Router;
 use axum::routing::get;
 use futures_util::{StreamExt, stream};
 use hotserve::config::{Settings, Token};
-use hotserve::http::listener;
+use hotserve::http::listener::{self, Door};
+use hotserve::metrics::Metrics;
 use http::uri::PathAndQuery;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -294,13 +295,7 @@ async fn a_host_that_merges_the_routes_speaks_grpc_too() {
     let host = Router::new().route("/own", get("own")).merge(hotserve::http::router(Arc::clone(&server.http)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, shutdown) = (Client::to(listener.local_addr().unwrap()), CancellationToken::new());
-    let door = listener::Door {
-        connections: 100,
-        head_timeout: Duration::from_secs(10),
-        idle_timeout: Duration::from_secs(75),
-        tls: None,
-        metrics: Arc::clone(&server.http.metrics),
-    };
+    let door = Door::usual(Metrics::new());
     let drain = listener::Drain { delay: Duration::ZERO, limit: Duration::from_secs(10) };
     let serving = tokio::spawn(listener::serve(listener, host, door, drain, shutdown.clone()));
     assert!(client.infer(rows(2)).await.is_ok());
