@@ -220,7 +220,7 @@ impl App {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self { listener, admin, ops, hotserve, .. } = self;
         let (http, doors) = (Arc::clone(hotserve.http()), hotserve.doors().clone());
-        let drain = http.config.drain;
+        let drain = http.drain();
         let running = hotserve.start();
         let beside = |what: &'static str,
                       listener: Option<TcpListener>,

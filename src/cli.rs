@@ -1,15 +1,19 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod completions;
+mod config;
 mod consumers;
 mod control;
 #[cfg(feature = "embedded")]
 mod dev;
 mod doctor;
+mod healthcheck;
 mod keygen;
 mod manifest;
 mod paint;
 mod publish;
+mod reference;
 mod running;
 mod serve;
 mod tail;
@@ -18,15 +22,17 @@ mod target;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::config;
+use crate::config::Error as BadSetting;
 use crate::error::chain;
 use crate::telemetry::{self, LogFormat};
 
+pub use self::reference::reference;
+
 /// Serves state and models over HTTP, and replaces them while it serves, driven by a Kinesis stream
 #[derive(Debug, Parser)]
-#[command(name = "hotserve", version, max_term_width = 110)]
+#[command(name = "hotserve", version = env!("HOTSERVE_VERSION"), max_term_width = 110)]
 struct Cli {
     /// How the log on standard error is written
     #[arg(long, env = "HOTSERVE_LOG_FORMAT", global = true, value_enum, default_value_t, value_name = "FORMAT")]
@@ -58,6 +64,14 @@ enum Command {
     Check(check::Args),
     /// Make a key to sign messages with, and print the lines by which servers trust it
     Keygen(keygen::Args),
+    /// Ask the server on this machine whether it is ready; exit 0 if it is, else 1
+    Healthcheck(healthcheck::Args),
+    /// Show where each setting of a server comes from, or check them all
+    Config(config::Args),
+    /// Print the completions for a shell
+    Completions(completions::Args),
+    /// Print the manual page, or write one for every command
+    Man(completions::Man),
 }
 
 impl Command {
@@ -65,6 +79,7 @@ impl Command {
     fn log_level(&self) -> &'static str {
         match self {
             Self::Tail(_) | Self::Consumers(_) | Self::Doctor(_) | Self::Check(_) | Self::Control(_) => "error",
+            Self::Healthcheck(_) | Self::Config(_) => "error",
             _ => "warn,hotserve=info",
         }
     }
@@ -85,9 +100,11 @@ const EX_USAGE: u8 = 64;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
+    // The matches know where each value comes from.
+    let parsed = Cli::command().try_get_matches().and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return usage(&error.format(&mut Cli::command())),
     };
     telemetry::start(cli.log_format, cli.command.log_level());
     if cli.command.serves() {
@@ -110,6 +127,10 @@ pub fn main() -> ExitCode {
             Command::Doctor(args) => return doctor::run(args).await,
             Command::Check(args) => return check::run(args),
             Command::Keygen(args) => keygen::run(&args)?,
+            Command::Healthcheck(args) => return Ok(healthcheck::run(args)),
+            Command::Config(args) => config::run(args, &matches)?,
+            Command::Completions(args) => completions::run(&args),
+            Command::Man(args) => completions::man(&args)?,
         }
         Ok(ExitCode::SUCCESS)
     });
@@ -120,7 +141,7 @@ pub fn main() -> ExitCode {
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", chain(error.as_ref()));
-    if error.is::<config::Error>() { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
+    if error.is::<BadSetting>() { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
 }
 
 /// Prints clap's word, and where else than in the flag the bad value can have come from.

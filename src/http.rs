@@ -99,6 +99,11 @@ impl Http {
         Self { serving, status, metrics, compute, config, admin, waiters, pollers, document, listeners, streams, pulse }
     }
 
+    /// How its listeners end.
+    pub fn drain(&self) -> listener::Drain {
+        listener::Drain { delay: self.config.drain_delay, limit: self.config.drain }
+    }
+
     /// Where commands are taken, if that is neither where everything else is nor where the operators' paths are.
     pub fn admin_listen(&self) -> Option<SocketAddr> {
         self.config.admin.as_ref()?.listen

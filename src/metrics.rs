@@ -215,6 +215,8 @@ pub const GRPC_CODES: &[&str] = &[
     "UNAVAILABLE",
     "other",
 ];
+/// What can be read anew while the server runs.
+const READ_ANEW: &[&str] = &["trusted_keys", "admin_token", "certificate"];
 const POLLS: &[&str] = &["ok", "throttled", "expired", "invalid", "not_found", "denied", "failed"];
 const MANIFEST_READS: &[&str] = &["changed", "unchanged", "absent", "failed"];
 const SIGNATURES: &[&str] = &["none", "unchecked", "good"];
@@ -470,6 +472,18 @@ pub const TABLE: &[Spec] = &[
         "Memory of the budget that is taken: by models served, kept, not yet freed, being tried and being loaded",
         &[],
     ),
+    spec(
+        "hotserve_build_info",
+        Kind::Scraped,
+        "1, with the version of the program and the revision that it was built from",
+        &[("version", &[]), ("revision", &[])],
+    ),
+    spec(
+        "hotserve_reloads_total",
+        Kind::Counter,
+        "What was read anew on SIGHUP: changed, unchanged, or failed, when the old is kept and the log says why",
+        &[("what", READ_ANEW), ("outcome", &["changed", "unchanged", "failed"])],
+    ),
     spec("hotserve_connections", Kind::Gauge, "Connections that are open, on all ports", &[]),
     spec(
         "hotserve_connections_limit",
@@ -508,7 +522,6 @@ pub const TABLE: &[Spec] = &[
         "Changed certificates by what became of them: applied, failed (the one before is used on)",
         &[("outcome", RELOADS)],
     ),
-    spec("hotserve_build_info", Kind::Scraped, "1, with the version of the program", &[("version", &[])]),
     spec(
         "hotserve_signature_required",
         Kind::Gauge,
@@ -603,6 +616,7 @@ pub struct Metrics {
     pub predict_errors: Counters,
     pub signature_required: Gauge,
     pub signatures: Counters,
+    pub reloads: Counters,
     pub probes: Counters,
     pub memory_budget: Gauge,
     pub memory_used: Gauge,
@@ -683,6 +697,7 @@ impl Metrics {
             predict_errors: counters(r, "hotserve_predict_errors_total"),
             signature_required: gauge(r, "hotserve_signature_required"),
             signatures: counters(r, "hotserve_signatures_total"),
+            reloads: counters(r, "hotserve_reloads_total"),
             probes: counters(r, "hotserve_probes_total"),
             memory_budget: mirrored("hotserve_memory_budget_bytes"),
             memory_used: mirrored("hotserve_memory_used_bytes"),

@@ -30,6 +30,7 @@ const UNSHOWN: &[(&str, &str)] = &[
     ("hotserve_requests_shed_total", "is among the requests that were answered 503"),
     ("hotserve_tls_certificate_expiry_timestamp_seconds", "0 where no TLS is spoken"),
     ("hotserve_tls_reloads_total", "0 where no TLS is spoken"),
+    ("hotserve_reloads_total", "an operator who sends SIGHUP looks at the log, and at /history"),
 ];
 
 fn read(name: &str) -> String {

@@ -113,7 +113,7 @@ fn what_belongs_into_one_file_stays_there() {
         ("aws_sdk_s3", &["aws.rs", "store/s3.rs", "manifest/object.rs", "publisher.rs", "cli/doctor/probe.rs"]),
         ("aws_sdk_sts", &["aws/identity.rs"]),
         ("aws_config", &["aws.rs"]),
-        ("aws_lc_rs", &["trust/ed25519.rs", "config/tls.rs"]),
+        ("aws_lc_rs", &["trust/ed25519.rs", "config/tls.rs", "cli/healthcheck/tls.rs"]),
         ("opentelemetry", &["telemetry/otlp.rs"]),
         ("ferrokinesis", &["embedded.rs"]),
         ("s3s", &["embedded.rs"]),

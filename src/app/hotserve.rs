@@ -264,7 +264,7 @@ impl Running {
     /// Reads the certificate anew, where there is one: new connections get it. What is wrong with it is the error, and
     /// the one before is used on. It reads files: not for a thread that answers requests.
     pub fn reload_certificate(&self) -> Result<(), config::Error> {
-        self.doors.tls().map_or(Ok(()), |tls| tls.reload())
+        self.doors.tls().map_or(Ok(()), |tls| tls.reload().map(drop))
     }
 
     /// Waits until it serves what its source had at the start, or what the last run served, as `/readyz` says it.
@@ -302,7 +302,7 @@ impl Running {
     }
 
     /// Answers requests to the host's app, with [`router`](Self::router) in it or not, until `shutdown`; then answers
-    /// those that are under way, for as long as `--drain` says, and stops.
+    /// those that come within `--drain-delay` and those that are under way, for as long as `--drain` says, and stops.
     ///
     /// `axum::serve` does as well; this listener has limits, speaks TLS where the settings say so, and its drain has an
     /// end.
@@ -328,8 +328,7 @@ impl Running {
         S::Future: Send,
     {
         let closing = CancellationToken::new();
-        let served =
-            http::listener::serve(listener, service, self.doors.clients(), self.http.config.drain, closing.clone());
+        let served = http::listener::serve(listener, service, self.doors.clients(), self.http.drain(), closing.clone());
         tokio::pin!(served);
         let served = tokio::select! {
             served = &mut served => served,

@@ -171,6 +171,7 @@ impl Server {
             listen: ([127, 0, 0, 1], 0).into(),
             body_limit: 100_000,
             request_timeout: Duration::from_secs(60),
+            drain_delay: Duration::ZERO,
             drain: Duration::from_secs(60),
             default_model: None,
             compute_threads: 1,
@@ -596,7 +597,13 @@ async fn metrics_tell_what_is_served_and_what_was_asked() {
         "hotserve_model_version{model=\"iris\"} 3",
         "hotserve_model_memory_bytes{model=\"iris\"} 4096",
         "hotserve_state_version{key=\"default\"} 96",
-        &format!("hotserve_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
+        concat!(
+            "hotserve_build_info{version=\"",
+            env!("CARGO_PKG_VERSION"),
+            "\",revision=\"",
+            env!("HOTSERVE_BUILT_FROM"),
+            "\"} 1"
+        ),
         "hotserve_http_requests_total{route=\"/state\",status=\"200\"} 1",
         "hotserve_http_requests_total{route=\"/state/{key}\",status=\"404\"} 1",
         "hotserve_http_requests_total{route=\"unmatched\",status=\"404\"} 1",

@@ -296,7 +296,8 @@ async fn a_host_that_merges_the_routes_speaks_grpc_too() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, shutdown) = (Client::to(listener.local_addr().unwrap()), CancellationToken::new());
     let door = Door::usual(Metrics::new());
-    let serving = tokio::spawn(listener::serve(listener, host, door, Duration::from_secs(10), shutdown.clone()));
+    let drain = listener::Drain { delay: Duration::ZERO, limit: Duration::from_secs(10) };
+    let serving = tokio::spawn(listener::serve(listener, host, door, drain, shutdown.clone()));
     assert!(client.infer(rows(2)).await.is_ok());
     assert_eq!(checked(&client, "").await.unwrap(), ServingStatus::Serving);
     shutdown.cancel();
