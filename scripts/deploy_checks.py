@@ -13,8 +13,8 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 HOTSERVE = os.environ["HOTSERVE"]
-# The oldest Kubernetes with preStop's sleep in its stable form, and the newest that there is a schema of.
-KUBERNETES = ["1.34", "1.37"]
+# The oldest Kubernetes with preStop's sleep where nobody has to switch it on, and the newest that there is a schema of.
+KUBERNETES = ["1.30", "1.37"]
 
 
 class Wrong(Exception):
@@ -273,8 +273,9 @@ def check_walls():
 
 # Flags of other programs, and ours where no help shows them.
 FLAGS = set(
-    """build-arg chown from-literal install interval mount no-default-features now raw release retries locked start-period
-    timeout values write""".split()
+    """build-arg capabilities chown edges features from-literal install interval mount no-default-features now
+    parameter-overrides prefix raw release retries locked stack-name start-period template-file timeout values workspace
+    write""".split()
 )
 VARIABLES = {"HOTSERVE_ADMIN_TOKEN", "HOTSERVE_REVISION", "HOTSERVE_CONFIG"}
 
