@@ -297,6 +297,26 @@ def known():
     return commands, flags, variables
 
 
+
+def check_settings():
+    """The settings of deploy/, as the program reads them."""
+    if ("config", "check") not in known()[0]:
+        return "not tried: this program has no config check"
+    environments = {"hotserve.env": dict(line.split("=", 1) for line in text("deploy/systemd/hotserve.env").splitlines() if "=" in line and line[0] != "#")}
+    for overlay in sorted((DEPLOY / "kubernetes/overlays").iterdir()):
+        documents = yaml.safe_load_all(kustomize(f"overlays/{overlay.name}"))
+        settings = next(each["data"] for each in documents if each["kind"] == "ConfigMap" and "AWS_REGION" in each["data"])
+        # What lies on volumes there, from where it lies here.
+        found = {name: value for name, value in settings.items() if not name.endswith("_FILE")}
+        if "HOTSERVE_TRUSTED_KEYS" in found:
+            found["HOTSERVE_TRUSTED_KEYS"] = str(overlay / "keyring.toml")
+        environments[overlay.name] = found | ({"HOTSERVE_ADMIN_TOKEN": "x" * 32} if "HOTSERVE_ADMIN_LISTEN" in found else {})
+    for name, settings in environments.items():
+        done = subprocess.run([HOTSERVE, "config", "check"], env=settings, capture_output=True, text=True)
+        require(done.returncode == 0 and "warning" not in done.stderr, f"{name}: {done.stdout}{done.stderr}".strip())
+    return f"{', '.join(environments)}: a server would start with them"
+
+
 PAGES = ["docs/operations.md", "docs/troubleshooting.md", "docs/security.md", "README.md"]
 
 
@@ -327,7 +347,7 @@ def check_names():
     return f"every flag, variable and command of {len(files)} files is one of {run([HOTSERVE, '--version']).strip()}"
 
 
-CHECKS = [check_copies, check_dockerfile, check_kubernetes, check_cloudformation, check_iam, check_systemd, check_walls, check_names]
+CHECKS = [check_copies, check_dockerfile, check_kubernetes, check_cloudformation, check_iam, check_systemd, check_walls, check_names, check_settings]
 
 
 def main():
