@@ -114,11 +114,17 @@ def look_at(overlay, documents):
     deployment, service = one(documents, "Deployment"), one(documents, "Service")
     pod = deployment["spec"]["template"]["spec"]
     container = pod["containers"][0]
-    settings = next(document["data"] for document in documents if document["kind"] == "ConfigMap" and "AWS_REGION" in document["data"])
+    settings = next(
+        document["data"]
+        for document in documents
+        if document["kind"] == "ConfigMap" and "AWS_REGION" in document["data"]
+    )
     pause = container["lifecycle"]["preStop"]["sleep"]["seconds"] * 1000
     needed = pause + milliseconds(settings["HOTSERVE_DRAIN"])
     grace = pod["terminationGracePeriodSeconds"] * 1000
-    require(grace > needed, f"{overlay}: the grace period of {grace} ms is not longer than preStop and drain, {needed} ms")
+    require(
+        grace > needed, f"{overlay}: the grace period of {grace} ms is not longer than preStop and drain, {needed} ms"
+    )
     require(pod["securityContext"]["runAsUser"] == 65532, f"{overlay}: not the user of the image")
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     require(settings["HOTSERVE_CACHE_DIR"] in mounts, f"{overlay}: the cache folder is not on a volume")
@@ -195,10 +201,11 @@ def check_cloudformation():
     task = yaml.load(text("deploy/aws/service.yaml"), Template)["Resources"]["Task"]["Properties"]
     stop = task["ContainerDefinitions"][0]["StopTimeout"]
     require(25 < stop <= 120, f"StopTimeout {stop}: longer than --drain, and at most 120 on Fargate")
-    return f"cfn-lint finds nothing in {', '.join(path.name for path in templates)}, and the policies are those of policies/"
+    names = ", ".join(path.name for path in templates)
+    return f"cfn-lint finds nothing in {names}, and the policies are those of policies/"
 
 
-# A call of the SDK and the action that allows it, where their names differ. None: `hotserve dev` alone, or no permission.
+# A call of the SDK and the action that allows it, where names differ. None: `hotserve dev` alone, or no permission.
 CALLS = {
     "list_objects_v2": "s3:ListBucket",
     "get_caller_identity": None,
@@ -208,7 +215,9 @@ CALLS = {
 }
 # What no call shows: a version of an object by GetObject, and the key behind stream and bucket.
 BEHIND = {"s3:GetObjectVersion", "kms:Decrypt", "kms:GenerateDataKey"}
-SDK = r"\.((?:list|get|put|head|describe|register|deregister|subscribe|create|delete|update|merge|split)_[a-z0-9_]+)\(\)"
+SDK = (
+    r"\.((?:list|get|put|head|describe|register|deregister|subscribe|create|delete|update|merge|split)_[a-z0-9_]+)\(\)"
+)
 # Named as calls are, and none.
 OTHERS = {"list_of", "get_ref", "get_mut"}
 
@@ -231,7 +240,10 @@ def check_iam():
         for statement in policy["Statement"]:
             actions = statement["Action"]
             allowed |= set([actions] if isinstance(actions, str) else actions)
-    require(called == allowed - BEHIND, f"called and not allowed: {called - allowed}; allowed and not called: {allowed - BEHIND - called}")
+    require(
+        called == allowed - BEHIND,
+        f"called and not allowed: {called - allowed}; allowed and not called: {allowed - BEHIND - called}",
+    )
     return f"parliament finds nothing, and the {len(called)} actions are those that the program calls"
 
 
@@ -274,8 +286,8 @@ def check_walls():
 # Flags of other programs, and ours where no help shows them.
 FLAGS = set(
     """build-arg capabilities chown edges features from-literal install interval mount no-default-features now
-    parameter-overrides prefix raw release retries locked stack-name start-period template-file timeout values workspace
-    write""".split()
+    parameter-overrides pipe prefix property raw release retries locked stack-name start-period template-file timeout
+    values workspace write""".split()
 )
 VARIABLES = {"HOTSERVE_ADMIN_TOKEN", "HOTSERVE_REVISION", "HOTSERVE_CONFIG"}
 
@@ -297,24 +309,56 @@ def known():
     return commands, flags, variables
 
 
-
 def check_settings():
     """The settings of deploy/, as the program reads them."""
     if ("config", "check") not in known()[0]:
         return "not tried: this program has no config check"
-    environments = {"hotserve.env": dict(line.split("=", 1) for line in text("deploy/systemd/hotserve.env").splitlines() if "=" in line and line[0] != "#")}
+    environments = {
+        "hotserve.env": dict(
+            line.split("=", 1)
+            for line in text("deploy/systemd/hotserve.env").splitlines()
+            if "=" in line and line[0] != "#"
+        )
+    }
     for overlay in sorted((DEPLOY / "kubernetes/overlays").iterdir()):
         documents = yaml.safe_load_all(kustomize(f"overlays/{overlay.name}"))
-        settings = next(each["data"] for each in documents if each["kind"] == "ConfigMap" and "AWS_REGION" in each["data"])
+        settings = next(
+            each["data"] for each in documents if each["kind"] == "ConfigMap" and "AWS_REGION" in each["data"]
+        )
         # What lies on volumes there, from where it lies here.
         found = {name: value for name, value in settings.items() if not name.endswith("_FILE")}
         if "HOTSERVE_TRUSTED_KEYS" in found:
             found["HOTSERVE_TRUSTED_KEYS"] = str(overlay / "keyring.toml")
-        environments[overlay.name] = found | ({"HOTSERVE_ADMIN_TOKEN": "x" * 32} if "HOTSERVE_ADMIN_LISTEN" in found else {})
+        environments[overlay.name] = found | (
+            {"HOTSERVE_ADMIN_TOKEN": "x" * 32} if "HOTSERVE_ADMIN_LISTEN" in found else {}
+        )
     for name, settings in environments.items():
         done = subprocess.run([HOTSERVE, "config", "check"], env=settings, capture_output=True, text=True)
         require(done.returncode == 0 and "warning" not in done.stderr, f"{name}: {done.stdout}{done.stderr}".strip())
     return f"{', '.join(environments)}: a server would start with them"
+
+
+def anchors(page):
+    """The headings of a page, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def check_links():
+    count = 0
+    for page in [
+        DEPLOY / "README.md",
+        *(ROOT / "docs" / name for name in ("operations.md", "troubleshooting.md", "security.md")),
+    ]:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if "://" in link:
+                continue
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            require(target.exists(), f"{page.name}: {link} leads nowhere")
+            require(not anchor or anchor in anchors(target), f"{page.name}: {target.name} has no heading {anchor}")
+            count += 1
+    return f"{count} links lead somewhere"
 
 
 PAGES = ["docs/operations.md", "docs/troubleshooting.md", "docs/security.md", "README.md"]
@@ -323,7 +367,9 @@ PAGES = ["docs/operations.md", "docs/troubleshooting.md", "docs/security.md", "R
 def check_names():
     commands, flags, variables = known()
     wrong = []
-    files = [path for path in DEPLOY.rglob("*") if path.is_file()] + [ROOT / page for page in PAGES if (ROOT / page).exists()]
+    files = [path for path in DEPLOY.rglob("*") if path.is_file()] + [
+        ROOT / page for page in PAGES if (ROOT / page).exists()
+    ]
     for path in files:
         where = path.relative_to(ROOT)
         if path == RULE:
@@ -335,7 +381,9 @@ def check_names():
         for variable in names - variables:
             wrong.append(f"{where}: {variable}")
         # Where a command is written as one: in quotes, behind a prompt of a unit, an entry of an image.
-        asked = re.findall(r"(?:`|^|bin/|\$ |; |& |\| )hotserve ((?:[a-z][a-z-]*)(?: [a-z][a-z-]+)?)(?=[ `\n])", content, re.M)
+        asked = re.findall(
+            r"(?:`|^|bin/|\$ |; |& |\| )hotserve ((?:[a-z][a-z-]*)(?: [a-z][a-z-]+)?)(?=[ `\n])", content, re.M
+        )
         asked += [name for name in re.findall(r'/hotserve"?, "?([a-z-]+)', content)]
         for command in asked:
             first = tuple(command.split()[:1])
@@ -347,7 +395,18 @@ def check_names():
     return f"every flag, variable and command of {len(files)} files is one of {run([HOTSERVE, '--version']).strip()}"
 
 
-CHECKS = [check_copies, check_dockerfile, check_kubernetes, check_cloudformation, check_iam, check_systemd, check_walls, check_names, check_settings]
+CHECKS = [
+    check_copies,
+    check_dockerfile,
+    check_kubernetes,
+    check_cloudformation,
+    check_iam,
+    check_systemd,
+    check_walls,
+    check_names,
+    check_settings,
+    check_links,
+]
 
 
 def main():

@@ -1,7 +1,8 @@
-"""Runs `hotserve dev` within what a systemd unit allows, as nobody, on a system that cannot be written: its sample models
-must be tried in probes that lower their priority and seal themselves with Landlock. As root; wants strace and libseccomp.
+"""Runs `hotserve dev` within what a systemd unit allows, as nobody, on a system that cannot be written.
 
-Not systemd itself, which CI does not have: its list of system calls, its user, its read-only system, its /proc.
+Its sample models must be tried in probes that lower their priority and seal themselves with Landlock. It is not systemd
+itself, which CI does not have, but its list of system calls, its user, its read-only system and its /proc. As root;
+wants strace and libseccomp.
 """
 
 import ctypes
@@ -82,7 +83,8 @@ def outside(unit):
         os.chown(state, NOBODY, NOBODY)
         here = pathlib.Path(__file__).resolve()
         try:
-            subprocess.run(["unshare", "--mount", "true"], check=True, capture_output=True)
+            trial = ["unshare", "--mount", "--pid", "--fork", "bash", "-c", "mount -t proc proc /proc"]
+            subprocess.run(trial, check=True, capture_output=True)
         except subprocess.CalledProcessError:
             return "not tried: this machine allows no namespaces"
         command = [here, "--inside", unit, program, "dev", "--port", "0", "--kinesis-port", "0", "--s3-port", "0"]
@@ -101,8 +103,15 @@ def outside(unit):
         sealed = len(re.findall(r"landlock_restrict_self\(.*= 0", trace))
         idle = len(re.findall(r"SCHED_IDLE.*= 0", trace))
         assert 'hotserve_isolation_info{mode="process"} 1' in metrics, "models are not tried in a child process"
-        assert passed >= 2 and sealed >= passed and idle >= 1, f"passed {passed}, sealed {sealed}, idle {idle}"
+        found = f"passed {passed}, sealed {sealed}, idle {idle}"
+        assert passed >= 2 and idle >= 1 and (sealed >= passed or not has_landlock()), found
         return f"within the walls of {unit.name} {passed} models were tried in probes, {sealed} sealed by Landlock"
+
+
+def has_landlock():
+    """Whether this kernel knows it: a machine of CI may not."""
+    create_ruleset, version = 444, 1
+    return ctypes.CDLL(None).syscall(create_ruleset, None, 0, version) > 0
 
 
 def wait_for_models(running, out):
