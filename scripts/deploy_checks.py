@@ -139,6 +139,8 @@ def look_at(overlay, documents):
         require(spec["selector"]["matchLabels"].items() <= labels.items(), f"{overlay}: nothing to scrape")
         require(labels[spec["jobLabel"]] == "hotserve", f"{overlay}: the alerts know the job by its name")
         ports = {port["name"] for port in service["spec"]["ports"]}
+        wanted = "ops" if "HOTSERVE_OPS_LISTEN" in settings else "http"
+        require(spec["endpoints"][0]["port"] == wanted, f"{overlay}: the metrics are on port {wanted}")
         for endpoint in spec["endpoints"]:
             known = {"port", "path", "interval", "scrapeTimeout"}
             require(set(endpoint) <= known, f"{overlay}: an endpoint has no {set(endpoint) - known}")
