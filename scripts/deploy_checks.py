@@ -66,12 +66,29 @@ def check_copies():
 # -- the image --------------------------------------------------------------------------------------------------------
 
 
+# What distroless/cc has.
+LIBRARIES = {
+    "linux-vdso",
+    "libc",
+    "libm",
+    "libgcc_s",
+    "libstdc++",
+    "libdl",
+    "libpthread",
+    "librt",
+    "libresolv",
+    "ld-linux-x86-64",
+}
+
+
 def check_dockerfile():
     run(["hadolint", "--failure-threshold", "style", DEPLOY / "Dockerfile"])
     ignored = [line.strip("/\n") for line in text(".dockerignore").splitlines() if line.startswith("/")]
     read = ["Cargo.toml", "Cargo.lock", "src", "models", "tests", "bench", "examples", "proto", "build.rs"]
     require(not set(ignored) & set(read), f".dockerignore leaves out what a build reads: {set(ignored) & set(read)}")
-    return "hadolint finds nothing"
+    linked = {line.split()[0].split("/")[-1].split(".so")[0] for line in run(["ldd", HOTSERVE]).splitlines()}
+    require(linked <= LIBRARIES, f"the image has no {linked - LIBRARIES}")
+    return "hadolint finds nothing, and the image has the libraries of the program"
 
 
 # -- Kubernetes -------------------------------------------------------------------------------------------------------
@@ -126,6 +143,16 @@ def look_at(overlay, documents):
         grace > needed, f"{overlay}: the grace period of {grace} ms is not longer than preStop and drain, {needed} ms"
     )
     require(pod["securityContext"]["runAsUser"] == 65532, f"{overlay}: not the user of the image")
+    # What the Pod Security Standard "restricted" asks for, and that nothing can be written.
+    for holder, name, value in [
+        (pod["securityContext"], "runAsNonRoot", True),
+        (pod["securityContext"], "seccompProfile", {"type": "RuntimeDefault"}),
+        (container["securityContext"], "allowPrivilegeEscalation", False),
+        (container["securityContext"], "readOnlyRootFilesystem", True),
+        (container["securityContext"], "capabilities", {"drop": ["ALL"]}),
+    ]:
+        require(holder.get(name) == value, f"{overlay}: {name} is {holder.get(name)}, not {value}")
+    require("memory" in container["resources"]["limits"], f"{overlay}: without a limit there is no budget for models")
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     require(settings["HOTSERVE_CACHE_DIR"] in mounts, f"{overlay}: the cache folder is not on a volume")
     for variable, value in settings.items():
