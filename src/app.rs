@@ -224,13 +224,10 @@ impl App {
         let running = hotserve.start();
         let beside = |what: &'static str,
                       listener: Option<TcpListener>,
-                      router: fn(Arc<Http>) -> Router,
+                      router: fn(&Arc<Http>) -> Router,
                       door: Door| {
             let listener = listener?;
-            Some((
-                what,
-                tokio::spawn(http::listener::serve(listener, router(Arc::clone(&http)), door, drain, shutdown.clone())),
-            ))
+            Some((what, tokio::spawn(http::listener::serve(listener, router(&http), door, drain, shutdown.clone()))))
         };
         let ports = [
             beside("the port for commands", admin, http::admin_router, doors.admin()),

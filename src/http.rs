@@ -122,9 +122,9 @@ impl Http {
 
 /// Every route for clients, and an answer to every other path. HEAD works where GET does. The operators' routes are
 /// among them, unless they have an address of their own.
-pub fn router(http: Arc<Http>) -> Router {
-    let page = if http.ops_listen().is_none() { page_route(&http) } else { Router::new() };
-    finish(routes(Arc::clone(&http)).merge(page.with_state(Arc::clone(&http))), &http)
+pub fn router(http: &Arc<Http>) -> Router {
+    let page = if http.ops_listen().is_none() { page_route(http) } else { Router::new() };
+    finish(routes(Arc::clone(http)).merge(page.with_state(Arc::clone(http))), http)
 }
 
 /// The routes alone, for a host that has a page and an answer to every other path of its own.
@@ -138,16 +138,16 @@ pub fn routes<S: Clone + Send + Sync + 'static>(http: Arc<Http>) -> Router<S> {
 }
 
 /// The routes of a port for operators: all that there are. The page there tries predictions.
-pub fn ops_router(http: Arc<Http>) -> Router {
+pub fn ops_router(http: &Arc<Http>) -> Router {
     let commands = http.admin_listen().is_none();
-    let admin = if http.admin.is_some() && commands { admin_route(&http) } else { Router::new() };
-    let all = client_routes(&http, commands).merge(ops_routes(&http)).merge(admin).merge(page_route(&http));
-    finish(all.with_state(Arc::clone(&http)), &http)
+    let admin = if http.admin.is_some() && commands { admin_route(http) } else { Router::new() };
+    let all = client_routes(http, commands).merge(ops_routes(http)).merge(admin).merge(page_route(http));
+    finish(all.with_state(Arc::clone(http)), http)
 }
 
 /// The routes of a port for commands alone.
-pub fn admin_router(http: Arc<Http>) -> Router {
-    finish(admin_route(&http).merge(v2::commands(&http)).with_state(Arc::clone(&http)), &http)
+pub fn admin_router(http: &Arc<Http>) -> Router {
+    finish(admin_route(http).merge(v2::commands(http)).with_state(Arc::clone(http)), http)
 }
 
 fn finish(router: Router, http: &Http) -> Router {

@@ -48,7 +48,7 @@ impl Front {
             state_by_key: route("/state/{key}"),
             predict: route("/predict"),
             predict_by_name: route("/predict/{model}"),
-            router: router(Arc::clone(&http)),
+            router: router(&http),
             grpc: Grpc::new(Arc::clone(&http)),
             http,
         }))

@@ -1,6 +1,5 @@
 //! Everything but inferences: what is there, how it does, health, reflection, and the end.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -292,7 +291,7 @@ async fn the_version_before_is_answered_by_its_number_while_it_is_warm() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_merges_the_routes_speaks_grpc_too() {
     let (server, _feeder, _) = start(|_| {}).await;
-    let host = Router::new().route("/own", get("own")).merge(hotserve::http::router(Arc::clone(&server.http)));
+    let host = Router::new().route("/own", get("own")).merge(hotserve::http::router(&server.http));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, shutdown) = (Client::to(listener.local_addr().unwrap()), CancellationToken::new());
     let door = Door::usual(Metrics::new());
