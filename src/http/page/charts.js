@@ -4,7 +4,7 @@ import { el, svg } from "./dom.js";
 import { clock } from "./words.js";
 
 // How much is shown: as much as there is, of these.
-const WINDOWS = [2, 5, 10];
+const WINDOWS = [2, 3, 5, 10];
 const HEIGHT = 170;
 const EDGE = { top: 14, right: 8, bottom: 22, left: 52 };
 // Samples come each second: where some are missing, the line breaks.
@@ -56,7 +56,7 @@ export class Chart {
       parts.push(svg("line", { class: "grid", x1: EDGE.left, x2: this.width - EDGE.right, y1: y, y2: y }));
       parts.push(svg("text", { class: "tick", x: EDGE.left - 8, y: y + 4, "text-anchor": "end" }, this.format(tick)));
     }
-    const step = (this.width < 420 ? { 2: 1, 5: 2, 10: 5 } : { 2: 0.5, 5: 1, 10: 2 })[whole];
+    const step = (this.width < 420 ? { 2: 1, 3: 1, 5: 2, 10: 5 } : { 2: 0.5, 3: 0.5, 5: 1, 10: 2 })[whole];
     for (let minutes = 0; minutes <= whole; minutes += step) {
       const anchor = minutes === whole ? "start" : minutes === 0 ? "end" : "middle";
       const text = minutes ? `−${minutes >= 1 && Number.isInteger(minutes) ? `${minutes} min` : `${minutes * 60} s`}` : "now";

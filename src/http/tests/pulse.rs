@@ -107,6 +107,7 @@ async fn nothing_is_written_out_when_nobody_listens_and_the_seconds_kept_are_bou
     for _ in 0..700 {
         server.http.sample();
     }
+    assert!(server.http.pulse.listen().borrow().is_empty());
     let mut listener = Listener::start(&server).await;
     listener.event("server").await;
     let pulses = listener.event("pulses").await;
