@@ -276,6 +276,11 @@ def check_iam():
     return f"parliament finds nothing, and the {len(called)} actions are those that the program calls"
 
 
+def check_policies():
+    """Whether they are enough, and no more, for programs that ask a service which obeys them."""
+    return run([sys.executable, ROOT / "scripts/deploy_iam.py"]).strip()
+
+
 # -- systemd ----------------------------------------------------------------------------------------------------------
 
 UNIT = DEPLOY / "systemd/hotserve.service"
@@ -430,6 +435,7 @@ CHECKS = [
     check_kubernetes,
     check_cloudformation,
     check_iam,
+    check_policies,
     check_systemd,
     check_walls,
     check_names,
