@@ -33,6 +33,7 @@ class Publisher(threading.Thread):
         super().__init__(daemon=True)
         self.there, self.stop, self.warm = there, stop, warm
         self.published = 0
+        self.warming = True
         self.error = None
         with open(os.path.join(ROOT, "models/samples/fraud/model.ubj"), "rb") as file:
             self.fraud = file.read()
@@ -48,13 +49,15 @@ class Publisher(threading.Thread):
             while not self.stop.is_set():
                 self.one()
                 self.published += 1
-                due += 0.5 if due - begun < self.warm else 1
+                self.warming = due - begun < self.warm
+                due += 0.25 if self.warming else 1
                 self.stop.wait(max(0, due - time.monotonic()))
         except Exception as error:
             self.error = repr(error)
 
     def one(self):
-        turn = self.published % 5
+        # Models alone at first: a server remembers what it measured of a thousand.
+        turn = 0 if self.warming and self.published % 20 else self.published % 5
         data = iris(self.model + 1)
         if turn in (0, 2, 4):
             self.model += 1
@@ -188,7 +191,8 @@ def sample(pid, port, load, publisher, folder, begun):
 def minute(last, before):
     slowest = max(one["slowest"] for one in before)
     print(
-        f"{last['seconds'] / 60:7.1f} min  rss {last['rss'] / 1e6:6.2f} MB  pss {last['family_pss'] / 1e6:6.2f} MB"
+        f"{last['seconds'] / 60:7.1f} min  rss {last['rss'] / 1e6:6.2f} MB  of it anonymous {last['anonymous'] / 1e6:6.2f} MB"
+        f"  pss {last['family_pss'] / 1e6:6.2f} MB"
         f"  descriptors {last['descriptors']:3}  threads {last['threads']:3}  snapshots {last['live_generations']:.0f}"
         f"  requests {last['requests']:9,}  failed {last['failed']}  swaps {last['swaps']:.0f}"
         f"  slowest {1000 * slowest:6.1f} ms  disk {last['disk'] / 1e6:5.2f} MB",
@@ -214,13 +218,17 @@ def verdict(samples, load, log, publisher, warm):
     first, last = (
         statistics.median(one["descriptors"] for one in part) for part in (counted[:6], counted[-6:])
     )
-    grown = rise(counted, "rss")
+    grown, heap = rise(counted, "rss"), rise(counted, "anonymous")
     failures = {name: load.counts[name] for name in ("failed", "torn", "back")}
     swaps, published = counted[-1]["swaps"] - counted[0]["swaps"], counted[-1]["published"] - counted[0]["published"]
     loud = sum(count for level, count in log.levels.items() if level not in ("INFO", "DEBUG", "TRACE"))
     minutes = (counted[-1]["seconds"] - counted[0]["seconds"]) / 60
     return [
-        ("memory", f"RSS rises by {100 * grown:+.2f} % in {minutes:.1f} min (limit 1 %)", grown < SLOPE_LIMIT),
+        (
+            "memory",
+            f"RSS rises by {100 * grown:+.2f} %, its anonymous part by {100 * heap:+.2f} %, in {minutes:.1f} min (limit 1 %)",
+            max(grown, heap) < SLOPE_LIMIT,
+        ),
         ("descriptors", f"{first:.0f}, then {last:.0f}", abs(last - first) <= 2),
         ("requests", f"{load.counts['requests']:,}, of these {failures}", not any(failures.values())),
         ("swaps", f"{swaps:.0f} of {published} published", swaps >= 0.9 * published and not publisher.error),
