@@ -121,16 +121,15 @@ def endpoints():
 
 
 @contextlib.contextmanager
-def server(there, folder, *arguments, stderr=subprocess.DEVNULL, wait=True, **variables):
-    """Starts a server that follows the stream of the endpoints. Answers its process and its port."""
+def server(there, folder, *arguments, stderr=subprocess.DEVNULL, under=(), **variables):
+    """Starts a server that follows the stream of the endpoints, under a command if need be. Its process and its port."""
     port = free_port()
-    command = [HOTSERVE, "serve", "--stream", STREAM, "--host", "127.0.0.1", "--port", str(port)]
+    command = [*under, HOTSERVE, "serve", "--stream", STREAM, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--cache-dir", os.path.join(folder, "cache"), "--allow", f"s3://{BUCKET}", "--poll-interval", "200ms"]
     env = clean_environment(**there.variables) | variables
     options = {"env": env, "stdout": subprocess.DEVNULL, "stderr": stderr, "start_new_session": True}
     with process([*command, *arguments], **options) as running:
-        if wait:
-            ready(f"http://127.0.0.1:{port}")
+        ready(f"http://127.0.0.1:{port}")
         yield running, port
 
 

@@ -204,6 +204,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--memory", type=float, default=512, help="MB that an attack may take")
     parser.add_argument("--serve", action="append", default=[], metavar="FLAG", help="one more argument for the server")
+    parser.add_argument("--files", type=int, help="how many descriptors the server may have (ulimit -n)")
     parser.add_argument("--json", help="a file for the table")
     options = parser.parse_args()
     names = options.attacks or [*ATTACKS, "together"]
@@ -221,7 +222,8 @@ def main():
         there = stack.enter_context(endpoints())
         there.put({"message_id": "first", "model": inline_model(iris(1), 1)}, state_message(1))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        watched, port = stack.enter_context(server(there, folder, "--lookback", "1h", *options.serve))
+        under = ["prlimit", f"--nofile={options.files}:{options.files}"] if options.files else []
+        watched, port = stack.enter_context(server(there, folder, "--lookback", "1h", *options.serve, under=under))
         sink = free_port()
         stack.enter_context(process([sys.executable, PROGRAM, "sink", str(sink), "0", "0"]))
         swapper = Swapper(there)
