@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 def start(name, port, seconds, scale):
     arguments = [sys.executable, PROGRAM, name, str(port), str(seconds), str(scale)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def result(running, seconds):
@@ -217,6 +218,8 @@ def main():
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 12_000:
         raise SystemExit("FAILED: 10,000 connections need more descriptors: ulimit -n 20000")
 
+    # Ended early, by Ctrl-C or a time limit, it tells what it has.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     results = {name: Result(name) for name in names}
     with contextlib.ExitStack() as stack:
         there = stack.enter_context(endpoints())
@@ -225,20 +228,21 @@ def main():
         under = ["prlimit", f"--nofile={options.files}:{options.files}"] if options.files else []
         watched, port = stack.enter_context(server(there, folder, "--lookback", "1h", *options.serve, under=under))
         sink = free_port()
-        stack.enter_context(process([sys.executable, PROGRAM, "sink", str(sink), "0", "0"]))
+        stack.enter_context(process([sys.executable, PROGRAM, "sink", str(sink), "0", "0"], start_new_session=True))
         swapper = Swapper(there)
         swapper.start()
         measure([], 0, port, 1, 1)
-        for number in range(options.rounds):
-            for name in names:
-                run(name, watched, port, sink, options, results[name])
-                if watched.poll() is not None:
-                    raise SystemExit(f"FAILED: the server ended with {watched.returncode} in {name}")
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            for number in range(options.rounds):
+                for name in names:
+                    run(name, watched, port, sink, options, results[name])
+                    if watched.poll() is not None:
+                        raise SystemExit(f"FAILED: the server ended with {watched.returncode} in {name}")
+                print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
         swapper.end()
         until("the last state", lambda: request(f"http://127.0.0.1:{port}/state")[2]["state"] == swapper.version)
 
-    table = [one.summary() for one in results.values()]
+    table = [one.summary() for one in results.values() if one.server]
     print(f"milliseconds; p50 alone/beside; cpu attacker/server; RSS before/peak/after; {options.rounds} rounds\n{HEAD}")
     failed = 0
     for one in table:
