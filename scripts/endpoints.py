@@ -56,9 +56,10 @@ class Endpoints:
     def create(self, stream=STREAM):
         """A stream that the `hotserve dev` itself does not follow: it has no work with what is put there."""
         self.kinesis("CreateStream", StreamName=stream, ShardCount=1)
-        while self.kinesis("DescribeStreamSummary", StreamName=stream)["StreamDescriptionSummary"][
-            "StreamStatus"
-        ] != "ACTIVE":
+        while (
+            self.kinesis("DescribeStreamSummary", StreamName=stream)["StreamDescriptionSummary"]["StreamStatus"]
+            != "ACTIVE"
+        ):
             time.sleep(0.05)
 
     def put(self, *messages, stream=STREAM):

@@ -243,7 +243,9 @@ def main():
         until("the last state", lambda: request(f"http://127.0.0.1:{port}/state")[2]["state"] == swapper.version)
 
     table = [one.summary() for one in results.values() if one.server]
-    print(f"milliseconds; p50 alone/beside; cpu attacker/server; RSS before/peak/after; {options.rounds} rounds\n{HEAD}")
+    print(
+        f"milliseconds; p50 alone/beside; cpu attacker/server; RSS before/peak/after; {options.rounds} rounds\n{HEAD}"
+    )
     failed = 0
     for one in table:
         print(row(one))

@@ -215,9 +215,7 @@ def verdict(samples, load, log, publisher, warm):
     counted = [one for one in samples if one["seconds"] >= warm]
     if len(counted) < 12:
         return [("time", f"it takes {warm} s and two minutes more to say something", False)]
-    first, last = (
-        statistics.median(one["descriptors"] for one in part) for part in (counted[:6], counted[-6:])
-    )
+    first, last = (statistics.median(one["descriptors"] for one in part) for part in (counted[:6], counted[-6:]))
     grown, heap = rise(counted, "rss"), rise(counted, "anonymous")
     failures = {name: load.counts[name] for name in ("failed", "torn", "back")}
     swaps, published = counted[-1]["swaps"] - counted[0]["swaps"], counted[-1]["published"] - counted[0]["published"]
@@ -226,7 +224,8 @@ def verdict(samples, load, log, publisher, warm):
     return [
         (
             "memory",
-            f"RSS rises by {100 * grown:+.2f} %, its anonymous part by {100 * heap:+.2f} %, in {minutes:.1f} min (limit 1 %)",
+            f"RSS rises by {100 * grown:+.2f} %, its anonymous part by {100 * heap:+.2f} %, in {minutes:.1f} min"
+            " (limit 1 %)",
             max(grown, heap) < SLOPE_LIMIT,
         ),
         ("descriptors", f"{first:.0f}, then {last:.0f}", abs(last - first) <= 2),
@@ -263,7 +262,7 @@ def main():
         load = Load(port, options.connections, options.rate)
         stack.callback(load.end)
         load.start()
-        print(f"server {watched.pid} on port {port}, {options.minutes:g} min; Ctrl-C ends it with the verdict", flush=True)
+        print(f"server {watched.pid} on port {port}, {options.minutes:g} min; Ctrl-C ends it with the verdict so far")
 
         samples, begun, shown = [], time.monotonic(), 0
         end = begun + 60 * options.minutes
@@ -290,8 +289,10 @@ def main():
         "failures": load.reasons,
         "publisher": publisher.error,
         "log": {"levels": log.levels, "kept": log.kept},
-        "rise": {name: rise([one for one in samples if one["seconds"] >= options.warm], name)
-                 for name in ("rss", "pss", "anonymous", "family_pss", "threads", "disk")},
+        "rise": {
+            name: rise([one for one in samples if one["seconds"] >= options.warm], name)
+            for name in ("rss", "pss", "anonymous", "family_pss", "threads", "disk")
+        },
         "samples": samples,
     }
     with open(options.json, "w") as file:
