@@ -123,7 +123,7 @@ def endpoints():
 
 @contextlib.contextmanager
 def server(there, folder, *arguments, stderr=subprocess.DEVNULL, under=(), **variables):
-    """Starts a server that follows the stream of the endpoints, under a command if need be. Its process and its port."""
+    """A server that follows the stream of the endpoints, under a command if need be: its process and its port."""
     port = free_port()
     command = [*under, HOTSERVE, "serve", "--stream", STREAM, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--cache-dir", os.path.join(folder, "cache"), "--allow", f"s3://{BUCKET}", "--poll-interval", "200ms"]

@@ -160,7 +160,8 @@ def row(one):
     p50, p99 = one["p50"], one["p99"]
     got = ", ".join(f"{what} {count:,}" for what, count in list(one["got"].items())[:5])
     return (
-        f"{one['attack']:16} {ms(p50['alone']):>8}/{ms(p50['beside']):>8} {ms(p99['alone']):>10} {ms(p99['control']):>8}"
+        f"{one['attack']:16} {ms(p50['alone']):>8}/{ms(p50['beside']):>8}"
+        f" {ms(p99['alone']):>10} {ms(p99['control']):>8}"
         f" {ms(p99['beside']):>8} {one['ratio']:6.2f} {one['ratio_to_control']:6.2f}"
         f" {ms(one['p99_of_new_connections']['beside']):>9}"
         f" {one['attacker_cpu']:5.2f}/{one['server_cpu']:4.2f}"

@@ -154,7 +154,8 @@ class Attacker:
             start + b"content-length: 1073741824\r\n\r\n",
             start + b"transfer-encoding: chunked\r\n\r\n40000000\r\n",
             start + b"expect: 100-continue\r\ncontent-length: 1073741824\r\n\r\n",
-            b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ncontent-length: 1073741824\r\n\r\n",
+            start.replace(b"/predict/iris", b"/v2/models/iris/infer")
+            + b"content-encoding: gzip\r\ncontent-length: 1073741824\r\n\r\n",
         ]
         self.again(beginnings, b" " * (1 << 16), 400 * self.scale, 8)
 

@@ -191,7 +191,8 @@ def sample(pid, port, load, publisher, folder, begun):
 def minute(last, before):
     slowest = max(one["slowest"] for one in before)
     print(
-        f"{last['seconds'] / 60:7.1f} min  rss {last['rss'] / 1e6:6.2f} MB  of it anonymous {last['anonymous'] / 1e6:6.2f} MB"
+        f"{last['seconds'] / 60:7.1f} min  rss {last['rss'] / 1e6:6.2f} MB"
+        f"  of it anonymous {last['anonymous'] / 1e6:6.2f} MB"
         f"  pss {last['family_pss'] / 1e6:6.2f} MB"
         f"  descriptors {last['descriptors']:3}  threads {last['threads']:3}  snapshots {last['live_generations']:.0f}"
         f"  requests {last['requests']:9,}  failed {last['failed']}  swaps {last['swaps']:.0f}"
