@@ -18,7 +18,7 @@ from support import ROOT, free_port, process, request, until
 
 PROGRAM = os.path.join(ROOT, "scripts/hostile_attacks.py")
 ATTACKS = [
-    "idle", "slow-head", "slow-body", "headers", "bodies", "stalled-bodies", "garbage", "broken", "pipelined",
+    "idle", "slow-head", "slow-body", "headers", "bodies", "stalled-bodies", "garbage", "pages", "broken", "pipelined",
     "h2-reset", "h2-continuation", "h2-ping", "h2-stalled", "storm", "slow-readers",
 ]  # fmt: skip
 RATE = 500

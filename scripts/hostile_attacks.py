@@ -5,6 +5,7 @@ hostile_attacks.py ATTACK PORT SECONDS SCALE PID     prints what it got as JSON
 
 import collections
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -201,6 +202,11 @@ class Attacker:
         opened = self.connections(8)
         # 100,000 over three rounds of five seconds.
         self.flood(opened, lambda: random.choice(ready), 670 * self.scale)
+
+    def pages(self):
+        paths = [b"/metrics", b"/history", b"/openapi.json", b"/models", b"/docs", b"/"]
+        turns = itertools.cycle(b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % path for path in paths)
+        self.flood(self.connections(12), lambda: next(turns), 200 * self.scale)
 
     def broken(self):
         start = b"POST /predict/iris HTTP/1.1\r\nhost: x\r\n"
