@@ -56,9 +56,10 @@ class Endpoints:
     def create(self, stream=STREAM):
         """A stream that the `hotserve dev` itself does not follow: it has no work with what is put there."""
         self.kinesis("CreateStream", StreamName=stream, ShardCount=1)
-        while self.kinesis("DescribeStreamSummary", StreamName=stream)["StreamDescriptionSummary"][
-            "StreamStatus"
-        ] != "ACTIVE":
+        while (
+            self.kinesis("DescribeStreamSummary", StreamName=stream)["StreamDescriptionSummary"]["StreamStatus"]
+            != "ACTIVE"
+        ):
             time.sleep(0.05)
 
     def put(self, *messages, stream=STREAM):
@@ -121,16 +122,15 @@ def endpoints():
 
 
 @contextlib.contextmanager
-def server(there, folder, *arguments, stderr=subprocess.DEVNULL, wait=True, **variables):
-    """Starts a server that follows the stream of the endpoints. Answers its process and its port."""
+def server(there, folder, *arguments, stderr=subprocess.DEVNULL, under=(), **variables):
+    """A server that follows the stream of the endpoints, under a command if need be: its process and its port."""
     port = free_port()
-    command = [HOTSERVE, "serve", "--stream", STREAM, "--host", "127.0.0.1", "--port", str(port)]
+    command = [*under, HOTSERVE, "serve", "--stream", STREAM, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--cache-dir", os.path.join(folder, "cache"), "--allow", f"s3://{BUCKET}", "--poll-interval", "200ms"]
     env = clean_environment(**there.variables) | variables
     options = {"env": env, "stdout": subprocess.DEVNULL, "stderr": stderr, "start_new_session": True}
     with process([*command, *arguments], **options) as running:
-        if wait:
-            ready(f"http://127.0.0.1:{port}")
+        ready(f"http://127.0.0.1:{port}")
         yield running, port
 
 

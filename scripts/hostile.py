@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from support import ROOT, free_port, process, request, until
 
 PROGRAM = os.path.join(ROOT, "scripts/hostile_attacks.py")
 ATTACKS = [
-    "idle", "slow-head", "slow-body", "headers", "bodies", "stalled-bodies", "garbage", "broken", "pipelined",
+    "idle", "slow-head", "slow-body", "headers", "bodies", "stalled-bodies", "garbage", "pages", "broken", "pipelined",
     "h2-reset", "h2-continuation", "h2-ping", "h2-stalled", "storm", "slow-readers",
 ]  # fmt: skip
 RATE = 500
@@ -26,7 +27,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 def start(name, port, seconds, scale):
     arguments = [sys.executable, PROGRAM, name, str(port), str(seconds), str(scale)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def result(running, seconds):
@@ -159,7 +160,8 @@ def row(one):
     p50, p99 = one["p50"], one["p99"]
     got = ", ".join(f"{what} {count:,}" for what, count in list(one["got"].items())[:5])
     return (
-        f"{one['attack']:16} {ms(p50['alone']):>8}/{ms(p50['beside']):>8} {ms(p99['alone']):>10} {ms(p99['control']):>8}"
+        f"{one['attack']:16} {ms(p50['alone']):>8}/{ms(p50['beside']):>8}"
+        f" {ms(p99['alone']):>10} {ms(p99['control']):>8}"
         f" {ms(p99['beside']):>8} {one['ratio']:6.2f} {one['ratio_to_control']:6.2f}"
         f" {ms(one['p99_of_new_connections']['beside']):>9}"
         f" {one['attacker_cpu']:5.2f}/{one['server_cpu']:4.2f}"
@@ -204,6 +206,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--memory", type=float, default=512, help="MB that an attack may take")
     parser.add_argument("--serve", action="append", default=[], metavar="FLAG", help="one more argument for the server")
+    parser.add_argument("--files", type=int, help="how many descriptors the server may have (ulimit -n)")
     parser.add_argument("--json", help="a file for the table")
     options = parser.parse_args()
     names = options.attacks or [*ATTACKS, "together"]
@@ -216,28 +219,34 @@ def main():
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 12_000:
         raise SystemExit("FAILED: 10,000 connections need more descriptors: ulimit -n 20000")
 
+    # Ended early, by Ctrl-C or a time limit, it tells what it has.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     results = {name: Result(name) for name in names}
     with contextlib.ExitStack() as stack:
         there = stack.enter_context(endpoints())
         there.put({"message_id": "first", "model": inline_model(iris(1), 1)}, state_message(1))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        watched, port = stack.enter_context(server(there, folder, "--lookback", "1h", *options.serve))
+        under = ["prlimit", f"--nofile={options.files}:{options.files}"] if options.files else []
+        watched, port = stack.enter_context(server(there, folder, "--lookback", "1h", *options.serve, under=under))
         sink = free_port()
-        stack.enter_context(process([sys.executable, PROGRAM, "sink", str(sink), "0", "0"]))
+        stack.enter_context(process([sys.executable, PROGRAM, "sink", str(sink), "0", "0"], start_new_session=True))
         swapper = Swapper(there)
         swapper.start()
         measure([], 0, port, 1, 1)
-        for number in range(options.rounds):
-            for name in names:
-                run(name, watched, port, sink, options, results[name])
-                if watched.poll() is not None:
-                    raise SystemExit(f"FAILED: the server ended with {watched.returncode} in {name}")
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            for number in range(options.rounds):
+                for name in names:
+                    run(name, watched, port, sink, options, results[name])
+                    if watched.poll() is not None:
+                        raise SystemExit(f"FAILED: the server ended with {watched.returncode} in {name}")
+                print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
         swapper.end()
         until("the last state", lambda: request(f"http://127.0.0.1:{port}/state")[2]["state"] == swapper.version)
 
-    table = [one.summary() for one in results.values()]
-    print(f"milliseconds; p50 alone/beside; cpu attacker/server; RSS before/peak/after; {options.rounds} rounds\n{HEAD}")
+    table = [one.summary() for one in results.values() if one.server]
+    print(
+        f"milliseconds; p50 alone/beside; cpu attacker/server; RSS before/peak/after; {options.rounds} rounds\n{HEAD}"
+    )
     failed = 0
     for one in table:
         print(row(one))

@@ -5,6 +5,7 @@ hostile_attacks.py ATTACK PORT SECONDS SCALE PID     prints what it got as JSON
 
 import collections
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -154,7 +155,8 @@ class Attacker:
             start + b"content-length: 1073741824\r\n\r\n",
             start + b"transfer-encoding: chunked\r\n\r\n40000000\r\n",
             start + b"expect: 100-continue\r\ncontent-length: 1073741824\r\n\r\n",
-            b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ncontent-length: 1073741824\r\n\r\n",
+            start.replace(b"/predict/iris", b"/v2/models/iris/infer")
+            + b"content-encoding: gzip\r\ncontent-length: 1073741824\r\n\r\n",
         ]
         self.again(beginnings, b" " * (1 << 16), 400 * self.scale, 8)
 
@@ -200,6 +202,11 @@ class Attacker:
         opened = self.connections(8)
         # 100,000 over three rounds of five seconds.
         self.flood(opened, lambda: random.choice(ready), 670 * self.scale)
+
+    def pages(self):
+        paths = [b"/metrics", b"/history", b"/openapi.json", b"/models", b"/docs", b"/"]
+        turns = itertools.cycle(b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % path for path in paths)
+        self.flood(self.connections(12), lambda: next(turns), 200 * self.scale)
 
     def broken(self):
         start = b"POST /predict/iris HTTP/1.1\r\nhost: x\r\n"

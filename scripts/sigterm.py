@@ -16,9 +16,9 @@ MODES = ["load", "idle", "slow", "stuck"]
 DRAIN = {"load": 25, "idle": 25, "slow": 25, "stuck": 3}
 
 
-def predict_request(rows=1, head=""):
+def predict_request(rows=1):
     body = json.dumps({"instances": [ROW] * rows}).encode()
-    return b"POST /predict/iris HTTP/1.1\r\nhost: x\r\n%scontent-length: %d\r\n\r\n%s" % (head.encode(), len(body), body)
+    return b"POST /predict/iris HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
 
 
 PREDICT, STATE = predict_request(), b"GET /state HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -102,7 +102,7 @@ class Round:
         await reader.read()
         writer.close()
 
-    async def slow(self, what, request, rest=b"", wait=0.5):
+    async def slow(self, what, request, rest=b""):
         """A request under way at the SIGTERM; the rest of it comes later."""
         try:
             reader, writer = await self.open()
@@ -110,7 +110,7 @@ class Round:
             self.idle_ready.release()
             await self.stopping.wait()
             if rest:
-                await asyncio.sleep(wait)
+                await asyncio.sleep(0.5)
                 writer.write(rest)
             status, _ = await asyncio.wait_for(answer(reader), 30)
             assert 200 <= status < 400, status
