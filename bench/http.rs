@@ -1,7 +1,8 @@
 //! What a request costs above a bare axum handler that answers the same bytes, measured by turns in one run.
 //!
 //! `cargo bench --bench gates -- http`. It needs `wrk` (Debian: `apt-get install wrk`). The servers are processes of
-//! their own; of a loaded machine the processor time of a request says more than the requests of a second.
+//! their own; of a loaded machine the processor time of a request says more than the requests of a second. The load has
+//! the last processor for itself: where it shares one with a server, the p99 is the turns of the scheduler.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use serde_json::json;
 
 use crate::common::Server;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
 /// What wrk is told for each round.
 const ROUND: &str = "1s";
 const CHILD: &str = "http-server";
@@ -165,7 +166,8 @@ struct Process {
 
 impl Process {
     fn start(words: &[&str]) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let others = format!("0-{}", last_processor().saturating_sub(1));
+        let mut child = on(&others, &std::env::current_exe().unwrap())
             .args(words)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -178,7 +180,7 @@ impl Process {
 
     fn round(&self, path: &str, script: &Path, connections: u32) -> Round {
         let before = self.cpu();
-        let output = Command::new("wrk")
+        let output = on(&last_processor().to_string(), Path::new("wrk"))
             .args(["-t1", "--latency", "-d", ROUND, "-c", &connections.to_string(), "-s"])
             .arg(script)
             .arg(format!("http://{}{path}", self.addr))
@@ -209,6 +211,17 @@ impl Process {
         let had = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok());
         had.filter_map(|text| text.split(' ').next()?.parse::<f64>().ok()).sum()
     }
+}
+
+fn last_processor() -> usize {
+    std::thread::available_parallelism().unwrap().get() - 1
+}
+
+/// A program on these processors only.
+fn on(processors: &str, program: &Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", processors]).arg(program);
+    command
 }
 
 impl Drop for Process {

@@ -220,17 +220,14 @@ impl App {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self { listener, admin, ops, hotserve, .. } = self;
         let (http, doors) = (Arc::clone(hotserve.http()), hotserve.doors().clone());
-        let drain = http.config.drain;
+        let drain = http.drain();
         let running = hotserve.start();
         let beside = |what: &'static str,
                       listener: Option<TcpListener>,
-                      router: fn(Arc<Http>) -> Router,
+                      router: fn(&Arc<Http>) -> Router,
                       door: Door| {
             let listener = listener?;
-            Some((
-                what,
-                tokio::spawn(http::listener::serve(listener, router(Arc::clone(&http)), door, drain, shutdown.clone())),
-            ))
+            Some((what, tokio::spawn(http::listener::serve(listener, router(&http), door, drain, shutdown.clone()))))
         };
         let ports = [
             beside("the port for commands", admin, http::admin_router, doors.admin()),

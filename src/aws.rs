@@ -15,7 +15,9 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+};
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::DateTime;
@@ -25,6 +27,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_types::service_config::ServiceConfigKey;
 
 use crate::error::chain;
+use crate::telemetry::{self, TraceContext};
 
 pub use identity::Credentials;
 
@@ -88,6 +91,7 @@ impl Aws {
     pub fn kinesis(&self, retries: Retries, clock: &Arc<ServerClock>) -> aws_sdk_kinesis::Client {
         let mut builder = aws_sdk_kinesis::config::Builder::from(&self.config)
             .retry_config(retry_config(retries))
+            .interceptor(TraceCarrier)
             .interceptor(ClockReader(Arc::clone(clock)));
         if let Some(endpoints) = &self.endpoints {
             builder = builder.endpoint_url(&endpoints.kinesis);
@@ -99,6 +103,7 @@ impl Aws {
     pub fn s3(&self, retries: Retries) -> aws_sdk_s3::Client {
         let mut builder = aws_sdk_s3::config::Builder::from(&self.config)
             .retry_config(retry_config(retries))
+            .interceptor(TraceCarrier)
             .force_path_style(self.has_s3_endpoint());
         if let Some(endpoints) = &self.endpoints {
             builder = builder.endpoint_url(&endpoints.s3);
@@ -217,6 +222,28 @@ impl Intercept for ClockReader {
         if let Some(server) = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok()) {
             let local = i64::try_from(local_ms()).unwrap_or(i64::MAX);
             self.0.offset_ms.store(server.secs().saturating_mul(1000).saturating_sub(local), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Tells which trace a call belongs to. The header is not signed: what stands between may write another one.
+#[derive(Debug)]
+struct TraceCarrier;
+
+impl Intercept for TraceCarrier {
+    fn name(&self) -> &'static str {
+        "TraceCarrier"
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(trace) = telemetry::current() {
+            context.request_mut().headers_mut().insert(TraceContext::NAME, trace.to_string());
         }
         Ok(())
     }

@@ -1,34 +1,42 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod completions;
+mod config;
 mod consumers;
 mod control;
 #[cfg(feature = "embedded")]
 mod dev;
 mod doctor;
+mod healthcheck;
 mod keygen;
 mod manifest;
 mod paint;
 mod publish;
+mod reference;
 mod running;
 mod serve;
 mod tail;
 mod target;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory as _, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::config;
+use crate::config::Error as BadSetting;
 use crate::error::chain;
+use crate::telemetry::{self, LogFormat};
+
+pub use self::reference::reference;
 
 /// Serves state and models over HTTP, and replaces them while it serves, driven by a Kinesis stream
 #[derive(Debug, Parser)]
-#[command(name = "hotserve", version, max_term_width = 110)]
+#[command(name = "hotserve", version = env!("HOTSERVE_VERSION"), max_term_width = 110)]
 struct Cli {
+    /// How the log on standard error is written
+    #[arg(long, env = "HOTSERVE_LOG_FORMAT", global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -56,6 +64,14 @@ enum Command {
     Check(check::Args),
     /// Make a key to sign messages with, and print the lines by which servers trust it
     Keygen(keygen::Args),
+    /// Ask the server on this machine whether it is ready; exit 0 if it is, else 1
+    Healthcheck(healthcheck::Args),
+    /// Show where each setting of a server comes from, or check them all
+    Config(config::Args),
+    /// Print the completions for a shell
+    Completions(completions::Args),
+    /// Print the manual page, or write one for every command
+    Man(completions::Man),
 }
 
 impl Command {
@@ -63,7 +79,18 @@ impl Command {
     fn log_level(&self) -> &'static str {
         match self {
             Self::Tail(_) | Self::Consumers(_) | Self::Doctor(_) | Self::Check(_) | Self::Control(_) => "error",
+            Self::Healthcheck(_) | Self::Config(_) => "error",
             _ => "warn,hotserve=info",
+        }
+    }
+
+    /// Whether it answers requests: only of these there are traces.
+    fn serves(&self) -> bool {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Dev(_) => true,
+            Self::Serve(_) => true,
+            _ => false,
         }
     }
 }
@@ -73,11 +100,16 @@ const EX_USAGE: u8 = 64;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
+    // The matches know where each value comes from.
+    let parsed = Cli::command().try_get_matches().and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return usage(&error.format(&mut Cli::command())),
     };
-    log(cli.command.log_level());
+    telemetry::start(cli.log_format, cli.command.log_level());
+    if cli.command.serves() {
+        telemetry::export();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("serving").build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error).context("start the runtime")),
@@ -95,16 +127,21 @@ pub fn main() -> ExitCode {
             Command::Doctor(args) => return doctor::run(args).await,
             Command::Check(args) => return check::run(args),
             Command::Keygen(args) => keygen::run(&args)?,
+            Command::Healthcheck(args) => return Ok(healthcheck::run(args)),
+            Command::Config(args) => config::run(args, &matches)?,
+            Command::Completions(args) => completions::run(&args),
+            Command::Man(args) => completions::man(&args)?,
         }
         Ok(ExitCode::SUCCESS)
     });
     runtime.shutdown_background();
+    telemetry::flush();
     result.unwrap_or_else(|error| fail(&error))
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", chain(error.as_ref()));
-    if error.is::<config::Error>() { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
+    if error.is::<BadSetting>() { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
 }
 
 /// Prints clap's word, and where else than in the flag the bad value can have come from.
@@ -119,28 +156,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         let command = Cli::command();
         // The first word that is no flag: a flag of the same name elsewhere may have a variable that this one has not.
         let asked = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
-        let mut arguments = command.find_subcommand(&asked).into_iter().flat_map(clap::Command::get_arguments);
+        let arguments = command.find_subcommand(&asked).into_iter().flat_map(clap::Command::get_arguments);
+        let mut arguments = arguments.chain(command.get_arguments());
         if let Some(variable) = arguments.find(|arg| arg.get_long() == Some(flag)).and_then(clap::Arg::get_env) {
             eprintln!("--{flag} can also be set by the environment variable {}", variable.to_string_lossy());
         }
     }
     ExitCode::from(EX_USAGE)
-}
-
-/// Lines for people on a terminal, JSON for machines elsewhere; what to say is chosen by `RUST_LOG`.
-fn log(level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        builder.with_target(false).init();
-    } else {
-        builder.json().flatten_event(true).init();
-    }
-    // A model that panics is refused and said so where it is handled; the panic is a line beside the others.
-    std::panic::set_hook(Box::new(|panic| {
-        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
-        let at = panic.location().map(ToString::to_string);
-        let said = panic.payload_as_str().unwrap_or("without a word");
-        tracing::error!(thread, at, "panicked: {said}");
-    }));
 }

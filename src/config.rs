@@ -7,6 +7,8 @@ mod admin;
 mod gates;
 mod listen;
 mod manifest_uri;
+mod origin;
+mod reload;
 mod stream;
 mod tls;
 mod trust;
@@ -27,6 +29,8 @@ pub use self::admin::{AdminConfig, TOKEN as ADMIN_TOKEN, Token};
 pub use self::gates::{GatesConfig, Isolation, IsolationConfig, MemoryBudget, MemoryPolicy, Program};
 pub use self::listen::{ListenConfig, Origins};
 pub use self::manifest_uri::ManifestUri;
+pub use self::origin::{Origin, Setting};
+pub use self::reload::{RELOADS, Reloaded, Reloads};
 pub use self::stream::{ConsumerMode, StartAt, StreamConfig};
 pub use self::tls::{TlsBytes, TlsConfigs, TlsFiles};
 pub use self::units::{HumanDuration, Size};
@@ -57,7 +61,7 @@ pub struct Settings {
     /// Kinesis stream to follow
     #[arg(long, env = "KINESIS_STREAM", value_name = "NAME")]
     pub stream: Option<String>,
-    /// Address to listen on
+    /// Address to listen on [default: 0.0.0.0]
     #[arg(long, env = "HOTSERVE_HOST", value_name = "IP")]
     pub host: Option<IpAddr>,
     /// Port to listen on; 0 takes any free one [default: 8000]
@@ -125,9 +129,13 @@ pub struct Settings {
     /// Longest time for a request, from its head to its answer [default: 30s]
     #[arg(long, env = "HOTSERVE_REQUEST_TIMEOUT", value_name = "DURATION")]
     pub request_timeout: Option<HumanDuration>,
-    /// Longest time for requests under way to end after SIGTERM [default: 25s]
+    /// Longest time from SIGTERM to the end of the last request, --drain-delay included [default: 25s]
     #[arg(long, env = "HOTSERVE_DRAIN", value_name = "DURATION")]
     pub drain: Option<HumanDuration>,
+    /// How long after SIGTERM requests and connections are still taken, while /readyz says 503 and clients are told to
+    /// leave: what a load balancer that asks /readyz takes to see it [default: 0s]
+    #[arg(long, env = "HOTSERVE_DRAIN_DELAY", value_name = "DURATION")]
+    pub drain_delay: Option<HumanDuration>,
     /// Threads for predictions too dear for the threads that answer [default: one less than the cores]
     #[arg(long, env = "HOTSERVE_COMPUTE_THREADS", value_name = "N")]
     pub compute_threads: Option<usize>,
@@ -265,6 +273,7 @@ impl Settings {
             pins: if self.pins.is_empty() { other.pins } else { self.pins },
             request_timeout: self.request_timeout.or(other.request_timeout),
             drain: self.drain.or(other.drain),
+            drain_delay: self.drain_delay.or(other.drain_delay),
             compute_threads: self.compute_threads.or(other.compute_threads),
             trusted_keys: self.trusted_keys.or(other.trusted_keys),
             require_signature: self.require_signature.or(other.require_signature),
@@ -300,6 +309,14 @@ impl Settings {
         let trust = trust::from_settings(&self)?;
         let admin = AdminConfig::from_settings(&self)?;
         let gates = GatesConfig::from_settings(&self)?;
+        let mut reloads = Reloads::default();
+        if let (Some(trust), Some(file)) = (&trust, &self.trusted_keys) {
+            reloads.add("trusted_keys", trust::reload(Arc::clone(trust), file.clone()));
+        }
+        let token = admin.as_ref().and_then(|admin| admin.token.clone());
+        if let (Some(token), Some(file), None) = (token, &self.admin_token_file, &self.admin_token) {
+            reloads.add("admin_token", admin::reload(token, file.clone()));
+        }
         let connections = ListenConfig::from_settings(&self)?;
         let initial_state = self.initial_state.unwrap_or_else(|| "0".to_owned());
         let initial_state = RawValue::from_string(initial_state)
@@ -317,6 +334,13 @@ impl Settings {
             Duration::from_secs(30),
             Duration::from_millis(1),
         )?;
+        let drain = self.drain.map_or(Duration::from_secs(25), |drain| drain.0);
+        let drain_delay = self.drain_delay.map_or(Duration::ZERO, |delay| delay.0);
+        if drain_delay > drain {
+            let problem =
+                format!("{drain_delay:?} is part of --drain, which is {drain:?}: choose less, or raise --drain");
+            return Err(Error::new("--drain-delay (HOTSERVE_DRAIN_DELAY)", problem));
+        }
         let allow = self.allow.iter().map(|text| text.parse()).collect::<Result<Vec<AllowedPrefix>, _>>()?;
         let pins = self.pins.iter().map(|text| pin(text)).collect::<Result<_, _>>()?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -341,7 +365,8 @@ impl Settings {
                 listen: SocketAddr::new(self.host.unwrap_or(IpAddr::from([0, 0, 0, 0])), self.port.unwrap_or(8000)),
                 body_limit: usize::try_from(self.body_limit.map_or(8 << 20, |size| size.0)).unwrap_or(usize::MAX),
                 request_timeout,
-                drain: self.drain.map_or(Duration::from_secs(25), |drain| drain.0),
+                drain_delay,
+                drain,
                 default_model: self.default_model,
                 // One processor is left to those who answer at once.
                 compute_threads: self.compute_threads.unwrap_or(cores.saturating_sub(1)).max(1),
@@ -351,6 +376,7 @@ impl Settings {
             },
             initial_state,
             pins,
+            reloads,
         })
     }
 }
@@ -402,6 +428,8 @@ pub struct Config {
     pub initial_state: Box<RawValue>,
     /// Slots that are held at a version.
     pub pins: BTreeMap<Slot, Version>,
+    /// What can be read anew while it runs.
+    pub reloads: Reloads,
 }
 
 /// The manifest.
@@ -450,7 +478,9 @@ pub struct HttpConfig {
     pub body_limit: usize,
     /// The longest time from a request's head to its answer.
     pub request_timeout: Duration,
-    /// The longest time for requests under way to end at shutdown.
+    /// How long requests and connections are still taken once the shutdown has begun.
+    pub drain_delay: Duration,
+    /// The longest time from the beginning of the shutdown to the end of the last request.
     pub drain: Duration,
     /// The model of a `/predict` that names none.
     pub default_model: Option<ModelName>,
@@ -548,6 +578,8 @@ mod tests {
             named(Settings { max_slowdown: Some(0.5), ..good.clone() }),
             "--max-slowdown (HOTSERVE_MAX_SLOWDOWN)"
         );
+        let long = Some(HumanDuration(Duration::from_secs(26)));
+        assert_eq!(named(Settings { drain_delay: long, ..good.clone() }), "--drain-delay (HOTSERVE_DRAIN_DELAY)");
         let manifest = Some("manifest.json".to_owned());
         assert_eq!(named(Settings { manifest, ..good.clone() }), "--manifest (HOTSERVE_MANIFEST)");
         for pin in ["fraud", "fraud=x", "fraud=0", "a b=1", "=1"] {

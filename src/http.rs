@@ -20,10 +20,13 @@ pub mod listener;
 mod min_version;
 mod observe;
 mod openapi;
+mod page;
 mod predict;
 mod problem;
+mod pulse;
 mod state;
 pub mod tls;
+mod trace;
 mod v2;
 #[cfg(test)]
 mod tests;
@@ -32,9 +35,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use tokio::sync::Semaphore;
 
 use crate::config::HttpConfig;
@@ -74,6 +76,8 @@ pub struct Http {
     listeners: Arc<Semaphore>,
     /// Places for streams of gRPC that last.
     streams: Arc<Semaphore>,
+    /// How it does, second by second.
+    pulse: pulse::Pulse,
 }
 
 impl Http {
@@ -91,7 +95,13 @@ impl Http {
         let (waiters, listeners) = (Semaphore::new(min_version::WAITERS), Arc::new(Semaphore::new(events::CLIENTS)));
         let (pollers, document) = (Semaphore::new(state::POLLERS), openapi::Kept::default());
         let streams = Arc::new(Semaphore::new(v2::grpc::STREAMS));
-        Self { serving, status, metrics, compute, config, admin, waiters, pollers, document, listeners, streams }
+        let pulse = pulse::Pulse::new(&metrics);
+        Self { serving, status, metrics, compute, config, admin, waiters, pollers, document, listeners, streams, pulse }
+    }
+
+    /// How its listeners end.
+    pub fn drain(&self) -> listener::Drain {
+        listener::Drain { delay: self.config.drain_delay, limit: self.config.drain }
     }
 
     /// Where commands are taken, if that is neither where everything else is nor where the operators' paths are.
@@ -112,37 +122,36 @@ impl Http {
 
 /// Every route for clients, and an answer to every other path. HEAD works where GET does. The operators' routes are
 /// among them, unless they have an address of their own.
-pub fn router(http: Arc<Http>) -> Router {
-    let page = if http.ops_listen().is_none() { page_route(&http) } else { Router::new() };
-    let metrics = Arc::clone(&http.metrics);
-    finish(routes(Arc::clone(&http)).merge(page.with_state(http)), &metrics)
+pub fn router(http: &Arc<Http>) -> Router {
+    let page = if http.ops_listen().is_none() { page_route(http) } else { Router::new() };
+    finish(routes(Arc::clone(http)).merge(page.with_state(Arc::clone(http))), http)
 }
 
 /// The routes alone, for a host that has a page and an answer to every other path of its own.
 pub fn routes<S: Clone + Send + Sync + 'static>(http: Arc<Http>) -> Router<S> {
     let ops = if http.ops_listen().is_none() { ops_routes(&http) } else { Router::new() };
     let admin = if http.takes_commands() { admin_route(&http) } else { Router::new() };
-    let commands = http.ops_listen().is_none() && http.admin_listen().is_none();
-    client_routes(&http, commands).merge(ops).merge(admin).with_state(http)
+    client_routes(&http, http.ops_listen().is_none() && http.admin_listen().is_none())
+        .merge(ops)
+        .merge(admin)
+        .with_state(http)
 }
 
 /// The routes of a port for operators: all that there are. The page there tries predictions.
-pub fn ops_router(http: Arc<Http>) -> Router {
+pub fn ops_router(http: &Arc<Http>) -> Router {
     let commands = http.admin_listen().is_none();
-    let admin = if http.admin.is_some() && commands { admin_route(&http) } else { Router::new() };
-    let all = client_routes(&http, commands).merge(ops_routes(&http)).merge(admin).merge(page_route(&http));
-    let metrics = Arc::clone(&http.metrics);
-    finish(all.with_state(http), &metrics)
+    let admin = if http.admin.is_some() && commands { admin_route(http) } else { Router::new() };
+    let all = client_routes(http, commands).merge(ops_routes(http)).merge(admin).merge(page_route(http));
+    finish(all.with_state(Arc::clone(http)), http)
 }
 
 /// The routes of a port for commands alone.
-pub fn admin_router(http: Arc<Http>) -> Router {
-    let metrics = Arc::clone(&http.metrics);
-    finish(admin_route(&http).merge(v2::commands(&http)).with_state(http), &metrics)
+pub fn admin_router(http: &Arc<Http>) -> Router {
+    finish(admin_route(http).merge(v2::commands(http)).with_state(Arc::clone(http)), http)
 }
 
-fn finish(router: Router, metrics: &Arc<Metrics>) -> Router {
-    router.fallback_service(any(not_found).layer(Observe::route("unmatched", metrics)))
+fn finish(router: Router, http: &Http) -> Router {
+    router.fallback_service(any(not_found).layer(Observe::route("unmatched", &http.metrics)))
 }
 
 /// What clients ask, and who sends them here.
@@ -174,7 +183,7 @@ fn ops_routes(http: &Http) -> Router<Arc<Http>> {
 }
 
 fn page_route(http: &Http) -> Router<Arc<Http>> {
-    route("/", get(page), &http.metrics)
+    route("/", get(page::page), &http.metrics).merge(route("/page/{file}", get(page::file), &http.metrics))
 }
 
 fn admin_route(http: &Http) -> Router<Arc<Http>> {
@@ -183,18 +192,6 @@ fn admin_route(http: &Http) -> Router<Arc<Http>> {
 
 fn route(path: &'static str, methods: MethodRouter<Arc<Http>>, metrics: &Arc<Metrics>) -> Router<Arc<Http>> {
     Router::new().route(path, methods.fallback(method_not_allowed).layer(Observe::route(path, metrics)))
-}
-
-/// The status page: one file, and nothing from outside.
-async fn page() -> Response {
-    const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                          connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let mut response = Html(include_str!("http/page.html")).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
 }
 
 async fn not_found() -> Problem {

@@ -42,6 +42,7 @@ pub mod shutdown;
 pub mod failpoint;
 mod priority;
 pub mod error;
+pub mod telemetry;
 pub mod aws;
 pub mod notification;
 pub mod manifest;

@@ -14,6 +14,7 @@ mod attempts;
 mod recent;
 mod update;
 mod policy;
+mod timing;
 mod pipeline;
 mod memory;
 mod stages;
@@ -44,12 +45,13 @@ use self::attempts::Attempts;
 use self::handle::Command;
 pub use self::handle::{Denied, Done, Handle, Progress};
 use self::journal::{Journal, Saved};
-use self::pipeline::{Pipeline, Stages};
+use self::pipeline::Pipeline;
 use self::policy::{Book, By, Hold, Mark, Wish};
 use self::reaper::Reaper;
 use self::recent::Recent;
 use self::room::Room;
 use self::stages::{Refusal, Warm};
+use self::timing::Stages;
 use self::update::Update;
 use crate::config::GatesConfig;
 use crate::id::{Digest, ModelName, Rank, Slot, StateKey, Version};
@@ -74,6 +76,8 @@ const CATCH_UP_GRACE: Duration = Duration::from_secs(5);
 
 /// What the manager is made from.
 pub struct Options {
+    /// The stream, or whatever it is that the source follows: its name, for traces.
+    pub stream: String,
     /// What a message may be.
     pub limits: Limits,
     /// The largest artifact, inflated, in bytes.
@@ -125,6 +129,8 @@ pub struct Manager {
     deferred: HashSet<u64>,
     /// Slots whose way back waits for something to pass.
     waiting: HashSet<Slot>,
+    /// Slots of which it was said that their way back waits.
+    said: HashSet<Slot>,
     /// Slots whose hold is not on the disk yet.
     unwritten: HashSet<Slot>,
 }
@@ -249,6 +255,7 @@ impl Manager {
             commands,
             deferred: HashSet::new(),
             waiting: HashSet::new(),
+            said: HashSet::new(),
             unwritten: HashSet::new(),
         })
     }
@@ -369,14 +376,16 @@ impl Manager {
     fn bring(&mut self, slot: Slot, update: Arc<Update>) {
         let brings_model = update.parts.iter().any(|(slot, _)| matches!(slot, Slot::Model(_)));
         let Some(model) = update.notification.model.clone().filter(|_| brings_model) else {
-            self.commit(&update, None, Stages::new());
+            self.commit(&update, None, Stages::of(&update.trace));
             return;
         };
         let (pipeline, served) = (self.pipeline.clone(), self.served_beside(&slot));
-        self.send(slot, Errand::Bring(update), async move {
-            let mut stages = Stages::new();
-            (pipeline.prepare(model, served, &mut stages).await, stages)
-        });
+        let mut stages = Stages::of(&update.trace);
+        self.send(
+            slot,
+            Errand::Bring(update),
+            async move { (pipeline.prepare(model, served, &mut stages).await, stages) },
+        );
     }
 
     /// Does the work of an errand off this task.
@@ -410,7 +419,10 @@ impl Manager {
             (Errand::GoBack(saved), Ok((_, warm))) => self.commit_model_again(*saved, warm, stages),
             // There may be room later; the version is as good as it was.
             (Errand::GoBack(saved), Err(refusal)) if refusal.reason == "memory" => {
-                tracing::warn!(%slot, version = %saved.rank, "what was kept is not loaded for want of memory: {refusal}");
+                if self.said.insert(slot.clone()) {
+                    let (version, reason) = (&saved.rank, refusal.reason);
+                    tracing::warn!(%slot, %version, %reason, "what was kept is not loaded for want of memory: {refusal}");
+                }
                 self.waiting.insert(slot);
             }
             (Errand::GoBack(saved), Err(refusal)) => self.lose(&saved, &refusal),

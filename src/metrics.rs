@@ -5,6 +5,7 @@
 //! time from what is served then: a series of something gone does not linger.
 
 mod in_flight;
+mod meter;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -15,6 +16,8 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 pub use self::in_flight::{Flight, InFlight};
+use self::meter::Mirror;
+pub use self::meter::{Asked, Contact, Contacted, Counts, Ended, Traffic};
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +166,7 @@ pub const ROUTES: &[&str] = &[
     "/openapi.json",
     "/docs",
     "/docs/{file}",
+    "/page/{file}",
     "/admin/control",
     // Of the Open Inference Protocol. The first two stand for all that is only read, the third for every version.
     "/v2",
@@ -172,9 +176,11 @@ pub const ROUTES: &[&str] = &[
     "/v2/repository/models/{model}/load",
     "/v2/repository/models/{model}/unload",
 ];
-/// The statuses that have a series of their own.
-pub const STATUSES: &[&str] =
-    &["200", "202", "304", "400", "401", "404", "405", "408", "409", "412", "413", "422", "500", "503", "other"];
+/// The statuses that have a series of their own, and four for all others of a class: a 502 is an error as a 503 is.
+pub const STATUSES: &[&str] = &[
+    "200", "202", "304", "400", "401", "404", "405", "408", "409", "412", "413", "422", "500", "503", "2xx", "3xx",
+    "4xx", "5xx",
+];
 /// The methods of gRPC, by their paths.
 pub const GRPC_METHODS: &[&str] = &[
     "/inference.GRPCInferenceService/ModelInfer",
@@ -209,6 +215,8 @@ pub const GRPC_CODES: &[&str] = &[
     "UNAVAILABLE",
     "other",
 ];
+/// What can be read anew while the server runs.
+const READ_ANEW: &[&str] = &["trusted_keys", "admin_token", "certificate"];
 const POLLS: &[&str] = &["ok", "throttled", "expired", "invalid", "not_found", "denied", "failed"];
 const MANIFEST_READS: &[&str] = &["changed", "unchanged", "absent", "failed"];
 const SIGNATURES: &[&str] = &["none", "unchecked", "good"];
@@ -464,6 +472,18 @@ pub const TABLE: &[Spec] = &[
         "Memory of the budget that is taken: by models served, kept, not yet freed, being tried and being loaded",
         &[],
     ),
+    spec(
+        "hotserve_build_info",
+        Kind::Scraped,
+        "1, with the version of the program and the revision that it was built from",
+        &[("version", &[]), ("revision", &[])],
+    ),
+    spec(
+        "hotserve_reloads_total",
+        Kind::Counter,
+        "What was read anew on SIGHUP: changed, unchanged, or failed, when the old is kept and the log says why",
+        &[("what", READ_ANEW), ("outcome", &["changed", "unchanged", "failed"])],
+    ),
     spec("hotserve_connections", Kind::Gauge, "Connections that are open, on all ports", &[]),
     spec(
         "hotserve_connections_limit",
@@ -502,7 +522,6 @@ pub const TABLE: &[Spec] = &[
         "Changed certificates by what became of them: applied, failed (the one before is used on)",
         &[("outcome", RELOADS)],
     ),
-    spec("hotserve_build_info", Kind::Scraped, "1, with the version of the program", &[("version", &[])]),
     spec(
         "hotserve_signature_required",
         Kind::Gauge,
@@ -549,6 +568,12 @@ pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     process: metrics_process::Collector,
+    /// Gauges that [`value`](Self::value) reads.
+    mirrors: Vec<(&'static str, Mirror)>,
+    /// The requests that a server is there for, to be read.
+    pub traffic: Traffic,
+    /// The store of artifacts, as it was last asked.
+    pub artifact_store: Contact,
 
     pub updates: Counters,
     pub rejections: Counters,
@@ -591,6 +616,7 @@ pub struct Metrics {
     pub predict_errors: Counters,
     pub signature_required: Gauge,
     pub signatures: Counters,
+    pub reloads: Counters,
     pub probes: Counters,
     pub memory_budget: Gauge,
     pub memory_used: Gauge,
@@ -622,6 +648,13 @@ impl Metrics {
         let process = metrics_process::Collector::default();
         metrics::with_local_recorder(&recorder, || process.describe());
         let r = &recorder;
+        let mut mirrors = Vec::new();
+        let mut mirrored = |name: &'static str| {
+            let mirror = Mirror::of(gauge(r, name));
+            let handle = mirror.handle();
+            mirrors.push((name, mirror));
+            handle
+        };
         let metrics = Self {
             updates: counters(r, "hotserve_updates_total"),
             rejections: counters(r, "hotserve_rejections_total"),
@@ -644,8 +677,8 @@ impl Metrics {
             stream_clock_offset: gauge(r, "hotserve_stream_clock_offset_seconds"),
             stream_shards: gauge(r, "hotserve_stream_shards"),
             stream_subscriptions: gauge(r, "hotserve_stream_subscriptions"),
-            stream_throttle_ratio: gauge(r, "hotserve_stream_throttle_ratio"),
-            stream_estimated_readers: gauge(r, "hotserve_stream_estimated_readers"),
+            stream_throttle_ratio: mirrored("hotserve_stream_throttle_ratio"),
+            stream_estimated_readers: mirrored("hotserve_stream_estimated_readers"),
             stream_gaps: counter(r, "hotserve_stream_gaps_total"),
             manifest_reads: counters(r, "hotserve_manifest_reads_total"),
             manifest_last_read_timestamp: gauge(r, "hotserve_manifest_last_read_timestamp_seconds"),
@@ -664,9 +697,13 @@ impl Metrics {
             predict_errors: counters(r, "hotserve_predict_errors_total"),
             signature_required: gauge(r, "hotserve_signature_required"),
             signatures: counters(r, "hotserve_signatures_total"),
+            reloads: counters(r, "hotserve_reloads_total"),
             probes: counters(r, "hotserve_probes_total"),
-            memory_budget: gauge(r, "hotserve_memory_budget_bytes"),
-            memory_used: gauge(r, "hotserve_memory_used_bytes"),
+            memory_budget: mirrored("hotserve_memory_budget_bytes"),
+            memory_used: mirrored("hotserve_memory_used_bytes"),
+            mirrors,
+            traffic: Traffic::default(),
+            artifact_store: Contact::default(),
             in_flight: InFlight::default(),
             connections: gauge(r, "hotserve_connections"),
             connections_limit: gauge(r, "hotserve_connections_limit"),
@@ -688,10 +725,21 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
+    /// A gauge as it is now; 0 for one that cannot be read here.
+    pub fn value(&self, name: &str) -> f64 {
+        self.mirrors.iter().find(|(mirrored, _)| *mirrored == name).map_or(0.0, |(_, mirror)| mirror.read())
+    }
+
+    /// The memory of the process, in bytes, where the system tells it. It reads files of the system's.
+    pub fn resident_bytes() -> Option<u64> {
+        metrics_process::collector::collect().resident_memory_bytes
+    }
+
     /// The text for Prometheus: everything recorded, then the scraped gauges.
     pub fn render(&self, scraped: &Scraped) -> String {
         self.http_requests_in_flight.set(self.in_flight.count() as f64);
         metrics::with_local_recorder(&self.recorder, || self.process.collect());
+        self.mirrors.iter().for_each(|(_, mirror)| mirror.shown.set(mirror.read()));
         let mut text = self.handle.render();
         text.push_str(&scraped.text);
         text

@@ -27,6 +27,7 @@ use serde_json::value::RawValue;
 
 use crate::error::shorten;
 use crate::id::{Digest, Format, KeyId, MessageId, ModelName, Slot, StateKey, Version};
+use crate::telemetry::TraceContext;
 use crate::trust::{Fault, FaultKind, Required, Trust};
 
 pub use control::{Action, Control};
@@ -44,6 +45,8 @@ pub struct Notification {
     pub published_at: Option<Timestamp>,
     /// After this moment it may not be newly applied.
     pub expires_at: Option<Timestamp>,
+    /// The trace that its publication belongs to: for spans and logs, never for a decision.
+    pub trace: Option<TraceContext>,
     /// A state to serve.
     pub state: Option<StateUpdate>,
     /// A model to serve.

@@ -1,6 +1,6 @@
-//! When to stop: SIGTERM or Ctrl-C, and nothing else.
+//! When to stop: SIGTERM or Ctrl-C, and nothing else. SIGHUP means something else to a server.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// A token that is cancelled by the first SIGTERM or SIGINT; a second one ends the process at once.
@@ -25,6 +25,11 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
         }
     });
     Ok(token)
+}
+
+/// Every SIGHUP from now on; none of them ends the process any more, for as long as it lives.
+pub fn hangups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
 }
 
 /// Takes what the system sends when a file would pass a limit (`ulimit -f`): without that it would end the process. The

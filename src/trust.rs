@@ -9,6 +9,7 @@ mod keyring;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 
@@ -114,22 +115,28 @@ impl Fault {
     }
 }
 
-/// The keys that are trusted, and what must be signed with them.
-#[derive(Debug, Clone)]
+/// The keys that are trusted, and what must be signed with them. The keys may be replaced while the server runs.
+#[derive(Debug)]
 pub struct Trust {
-    keyring: Keyring,
+    keyring: RwLock<Arc<Keyring>>,
     required: Required,
 }
 
 impl Trust {
     /// This keyring, and what must be signed.
     pub fn new(keyring: Keyring, required: Required) -> Self {
-        Self { keyring, required }
+        Self { keyring: RwLock::new(Arc::new(keyring)), required }
     }
 
-    /// The keys.
-    pub fn keyring(&self) -> &Keyring {
-        &self.keyring
+    /// The keys, as they are now.
+    pub fn keyring(&self) -> Arc<Keyring> {
+        // A pointer is whole even if a writer panicked.
+        Arc::clone(&self.keyring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Trusts these keys from now on. What was judged before is not judged again.
+    pub fn replace(&self, keyring: Keyring) {
+        *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keyring);
     }
 
     /// What must be signed.
@@ -141,9 +148,10 @@ impl Trust {
     /// [`Vouched::check_scope`] answers.
     ///
     /// `at` is now, or when the message was first taken in: a key whose time is over vouches for nothing new.
-    pub fn verify(&self, signed: &[u8], signatures: &[Signature], at: Timestamp) -> Result<Vouched<'_>, Fault> {
-        let Tally { good, broken, unknown } = self.tally(signed, signatures);
-        let needed = self.keyring.threshold();
+    pub fn verify(&self, signed: &[u8], signatures: &[Signature], at: Timestamp) -> Result<Vouched, Fault> {
+        let keyring = self.keyring();
+        let Tally { good, broken, unknown } = Tally::of(&keyring, signed, signatures);
+        let needed = keyring.threshold();
         if let Some(key) = broken.filter(|_| good.len() < needed) {
             let detail = format!("the signature of key {key} is not over these bytes: they were changed after signing");
             return Err(Fault::new(FaultKind::BadSignature, detail));
@@ -152,13 +160,13 @@ impl Trust {
             let detail = format!(
                 "signed by {}, which --trusted-keys does not have (it has {})",
                 list(unknown.iter().map(String::as_str)),
-                list(self.keyring.keys().iter().map(|key| key.id().as_str()))
+                list(keyring.keys().iter().map(|key| key.id().as_str()))
             );
             return Err(Fault::new(FaultKind::UnknownKey, detail));
         }
         let in_time: Vec<_> = good.iter().copied().filter(|key| !key.is_expired(at)).collect();
         if in_time.len() >= needed {
-            return Ok(Vouched { keys: in_time, needed });
+            return Ok(Vouched { keys: in_time.into_iter().cloned().collect(), needed });
         }
         if good.len() >= needed {
             let over = list(good.iter().filter(|key| key.is_expired(at)).map(|key| key.id().as_str()));
@@ -172,14 +180,24 @@ impl Trust {
         );
         Err(Fault::new(FaultKind::Threshold, detail))
     }
+}
 
-    fn tally(&self, signed: &[u8], signatures: &[Signature]) -> Tally<'_> {
-        let mut tally = Tally { good: Vec::new(), broken: None, unknown: Vec::new() };
+/// What became of each signature.
+struct Tally<'a> {
+    good: Vec<&'a TrustedKey>,
+    /// A trusted key whose signature is wrong.
+    broken: Option<&'a KeyId>,
+    unknown: Vec<String>,
+}
+
+impl<'a> Tally<'a> {
+    fn of(keyring: &'a Keyring, signed: &[u8], signatures: &[Signature]) -> Self {
+        let mut tally = Self { good: Vec::new(), broken: None, unknown: Vec::new() };
         let mut tries = 0;
         for Signature { key_id, bytes } in signatures.iter().take(MAX_SIGNATURES) {
             let named = key_id.as_deref().filter(|id| !id.is_empty());
             let known = |key: &&TrustedKey| named.is_none_or(|id| key.is_called(id));
-            let candidates: Vec<_> = self.keyring.keys().iter().filter(known).collect();
+            let candidates: Vec<_> = keyring.keys().iter().filter(known).collect();
             let fits = candidates.iter().find(|key| {
                 tries += 1;
                 // One key counts once, however often it signs.
@@ -199,22 +217,14 @@ impl Trust {
     }
 }
 
-/// What became of each signature.
-struct Tally<'a> {
-    good: Vec<&'a TrustedKey>,
-    /// A trusted key whose signature is wrong.
-    broken: Option<&'a KeyId>,
-    unknown: Vec<String>,
-}
-
 /// Enough trusted keys, whose signatures were good.
 #[derive(Debug)]
-pub struct Vouched<'a> {
-    keys: Vec<&'a TrustedKey>,
+pub struct Vouched {
+    keys: Vec<TrustedKey>,
     needed: usize,
 }
 
-impl Vouched<'_> {
+impl Vouched {
     /// Whose signatures were good.
     pub fn signers(&self) -> Vec<KeyId> {
         self.keys.iter().map(|key| key.id().clone()).collect()

@@ -75,7 +75,7 @@ fn a_bad_setting_ends_the_program_with_64_and_is_named() {
 fn help_and_version_are_no_errors() {
     assert_eq!(run(hotserve(&["--help"])).0, 0);
     let (code, text) = run(hotserve(&["--version"]));
-    assert_eq!((code, text.trim()), (0, concat!("hotserve ", env!("CARGO_PKG_VERSION"))));
+    assert!(code == 0 && text.starts_with(concat!("hotserve ", env!("CARGO_PKG_VERSION"))), "{text}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::Service;
 
@@ -130,6 +131,7 @@ impl Hotserve {
             });
         }
         let options = manager::Options {
+            stream: config.stream.name,
             limits: Limits {
                 payload_bytes: config.message.max_bytes,
                 require_digest: config.message.require_digest,
@@ -191,11 +193,16 @@ impl Hotserve {
         let (outlet, events) = mpsc::channel(OUTLET);
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let upkeep = runtime.spawn({
-            let metrics = Arc::clone(&http.metrics);
+            let http = Arc::clone(&http);
             async move {
-                loop {
-                    tokio::time::sleep(Duration::from_secs(5)).await;
-                    metrics.upkeep();
+                let mut seconds = tokio::time::interval(Duration::from_secs(1));
+                seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
+                for second in 0_u64.. {
+                    seconds.tick().await;
+                    http.sample();
+                    if second % 5 == 4 {
+                        http.metrics.upkeep();
+                    }
                 }
             }
         });
@@ -257,7 +264,7 @@ impl Running {
     /// Reads the certificate anew, where there is one: new connections get it. What is wrong with it is the error, and
     /// the one before is used on. It reads files: not for a thread that answers requests.
     pub fn reload_certificate(&self) -> Result<(), config::Error> {
-        self.doors.tls().map_or(Ok(()), |tls| tls.reload())
+        self.doors.tls().map_or(Ok(()), |tls| tls.reload().map(drop))
     }
 
     /// Waits until it serves what its source had at the start, or what the last run served, as `/readyz` says it.
@@ -295,7 +302,7 @@ impl Running {
     }
 
     /// Answers requests to the host's app, with [`router`](Self::router) in it or not, until `shutdown`; then answers
-    /// those that are under way, for as long as `--drain` says, and stops.
+    /// those that come within `--drain-delay` and those that are under way, for as long as `--drain` says, and stops.
     ///
     /// `axum::serve` does as well; this listener has limits, speaks TLS where the settings say so, and its drain has an
     /// end.
@@ -321,8 +328,7 @@ impl Running {
         S::Future: Send,
     {
         let closing = CancellationToken::new();
-        let served =
-            http::listener::serve(listener, service, self.doors.clients(), self.http.config.drain, closing.clone());
+        let served = http::listener::serve(listener, service, self.doors.clients(), self.http.drain(), closing.clone());
         tokio::pin!(served);
         let served = tokio::select! {
             served = &mut served => served,

@@ -15,6 +15,7 @@ use super::target::Target;
 use crate::config;
 use crate::id::{Format, ModelName, StateKey, Version};
 use crate::publisher::{self, Draft, Place, Published, Step};
+use crate::telemetry::TraceContext;
 use crate::trust::SigningKey;
 
 #[derive(Debug, clap::Args)]
@@ -126,7 +127,7 @@ async fn publish_state(args: State) -> anyhow::Result<()> {
     })?;
     let keys = args.signing.keys()?;
     let publisher = args.target.resolve().await?.publisher()?.with_signing_keys(keys);
-    let published = publisher.publish(Draft::state(args.key.clone(), args.version, value)).await?;
+    let published = publisher.publish(traced(Draft::state(args.key.clone(), args.version, value))).await?;
     report(&format!("state {}", args.key), &published);
     Ok(())
 }
@@ -167,7 +168,7 @@ async fn publish_model(args: Model) -> anyhow::Result<()> {
     };
     let (name, version, label) = (args.name.clone(), args.version, args.label);
     let model = publisher::Model { name, version, label, format: format.clone(), place, golden };
-    let published = publisher.publish(Draft::model(model)).await?;
+    let published = publisher.publish(traced(Draft::model(model))).await?;
     report(&format!("model {} ({format})", args.name), &published);
     Ok(())
 }
@@ -177,9 +178,15 @@ async fn publish_control(command: control::Command<To>) -> anyhow::Result<()> {
     let keys = signing.keys()?;
     let what = format!("{} of {}", control.action.code(), control.slot);
     let publisher = target.resolve().await?.publisher()?.with_signing_keys(keys);
-    let published = publisher.publish(Draft::control(control)).await?;
+    let published = publisher.publish(traced(Draft::control(control))).await?;
     report(&what, &published);
     Ok(())
+}
+
+/// As a part of the trace that the environment names: CI systems do.
+fn traced(draft: Draft) -> Draft {
+    let named = std::env::var_os("TRACEPARENT");
+    draft.with_trace(named.and_then(|text| TraceContext::parse(text.as_encoded_bytes())))
 }
 
 fn report(what: &str, published: &Published) {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{Error, Settings};
 use crate::id::Digest;
@@ -13,9 +14,9 @@ pub const TOKEN: &str = "--admin-token-file (HOTSERVE_ADMIN_TOKEN_FILE), HOTSERV
 const SHORTEST: usize = 16;
 const LONGEST: usize = 1024;
 
-/// A bearer token. It is shown nowhere: neither in a log nor in an error.
+/// A bearer token. It is shown nowhere: neither in a log nor in an error. Who replaces it replaces it for all who have it.
 #[derive(Clone)]
-pub struct Token(String);
+pub struct Token(Arc<RwLock<String>>);
 
 impl Token {
     /// Reads a token from a file, else from the environment; none where there is neither. It is no flag: every user of a
@@ -43,19 +44,29 @@ impl Token {
         } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             "the token has a character that is neither a letter, a digit nor a sign of ASCII".to_owned()
         } else {
-            return Ok(Self(text.to_owned()));
+            return Ok(Self(Arc::new(RwLock::new(text.to_owned()))));
         };
         Err(Error::new(TOKEN, format!("{problem}: make one with openssl rand -hex 32")))
     }
 
     /// The token itself, to be sent.
-    pub fn secret(&self) -> &str {
-        &self.0
+    pub fn secret(&self) -> String {
+        // A text is replaced as a whole: it is sound even if a writer panicked.
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another from now on, for all who have this one. Answers whether it is another.
+    pub fn replace(&self, other: &Self) -> bool {
+        let other = other.secret();
+        let mut token = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = *token != other;
+        *token = other;
+        changed
     }
 
     /// Whether this is the token. Digests are compared: how long that takes says nothing about the token.
     pub fn is(&self, presented: &str) -> bool {
-        Digest::of(self.0.as_bytes()) == Digest::of(presented.as_bytes())
+        Digest::of(self.secret().as_bytes()) == Digest::of(presented.as_bytes())
     }
 }
 
@@ -72,6 +83,15 @@ pub struct AdminConfig {
     pub token: Option<Token>,
     /// Where they are taken, and nowhere else; without one, where the operators' paths are.
     pub listen: Option<SocketAddr>,
+}
+
+/// Reads the token's file anew, for who has the token.
+pub(super) fn reload(token: Token, file: PathBuf) -> impl Fn() -> Result<Option<String>, Error> {
+    move || {
+        let read = Token::from_settings(Some(&file))?;
+        let changed = read.is_some_and(|read| token.replace(&read));
+        Ok(changed.then(|| format!("{}: another token", file.display())))
+    }
 }
 
 impl AdminConfig {
@@ -119,6 +139,28 @@ mod tests {
         for other in ["", "0", &GOOD[1..], "0123456789abcdeF", "0123456789abcdef ", "0123456789abcdef0"] {
             assert!(!token.is(other), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_token_that_is_read_anew_is_that_of_all_who_have_it() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), GOOD).expect("writable");
+        let settings = Settings {
+            stream: Some("updates".to_owned()),
+            admin_token_file: Some(file.path().to_owned()),
+            ..Settings::default()
+        };
+        let config = settings.validate().expect("valid");
+        let token = config.http.admin.and_then(|admin| admin.token).expect("a token");
+        let read = || config.reloads.run().pop().expect("one").outcome.map_err(|error| error.to_string());
+        assert_eq!(read(), Ok(None), "it is as it was");
+        std::fs::write(file.path(), "fedcba9876543210\n").expect("writable");
+        let said = read().expect("a good one").expect("news");
+        assert!(!said.contains("fedcba"), "{said}");
+        assert!(token.is("fedcba9876543210") && !token.is(GOOD));
+        std::fs::write(file.path(), "short").expect("writable");
+        assert!(read().expect_err("too short").contains("openssl rand"));
+        assert!(token.is("fedcba9876543210"), "the old one is kept");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The keys that may sign messages, and what must be signed.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Error, Settings};
@@ -32,6 +33,20 @@ pub(super) fn from_settings(settings: &Settings) -> Result<Option<Arc<Trust>>, E
     Ok(Some(Arc::new(Trust::new(keyring, required))))
 }
 
+/// Reads the keyring's file anew.
+pub(super) fn reload(trust: Arc<Trust>, file: PathBuf) -> impl Fn() -> Result<Option<String>, Error> {
+    move || {
+        let keyring = Keyring::read(&file).map_err(|error| Error::new(KEYS, error.to_string()))?;
+        if keyring == *trust.keyring() {
+            return Ok(None);
+        }
+        let ids: Vec<_> = keyring.keys().iter().map(|key| key.id().as_str()).collect();
+        let said = format!("{}: {} of the keys {} must sign", file.display(), keyring.threshold(), ids.join(", "));
+        trust.replace(keyring);
+        Ok(Some(said))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +74,30 @@ mod tests {
         assert_eq!(judge(&Some("/nonexistent".into()), Some(Required::Off), None), Err(KEYS.to_owned()));
         std::fs::write(file.path(), "").expect("writable");
         assert_eq!(judge(&keys, None, None), Err(KEYS.to_owned()), "an empty keyring is no keyring");
+    }
+
+    #[test]
+    fn keys_are_read_anew_and_bad_ones_change_nothing() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let write = |key: &SigningKey| {
+            std::fs::write(file.path(), format!("[[keys]]\npublic = \"{}\"", key.public())).expect("writable");
+        };
+        let [old, new] = [(); 2].map(|()| SigningKey::generate().expect("random bytes"));
+        write(&old);
+        let settings = Settings {
+            stream: Some("updates".to_owned()),
+            trusted_keys: Some(file.path().to_owned()),
+            ..Settings::default()
+        };
+        let config = settings.validate().expect("valid");
+        let trust = config.message.trust.expect("keys");
+        let read = || config.reloads.run().pop().expect("one").outcome.map_err(|error| error.to_string());
+        assert_eq!(read(), Ok(None), "they are as they were");
+        write(&new);
+        assert!(read().expect("good").expect("news").contains(new.public().id().as_str()));
+        assert_eq!(trust.keyring().keys()[0].public(), new.public());
+        std::fs::write(file.path(), "threshold = 3").expect("writable");
+        assert!(read().expect_err("no keys").contains("hotserve keygen"));
+        assert_eq!(trust.keyring().keys()[0].public(), new.public(), "the old ones are kept");
     }
 }

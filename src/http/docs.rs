@@ -110,7 +110,7 @@ pub(super) async fn file(name: Result<Path<String>, PathRejection>, request: Hea
 }
 
 /// Whether the client takes gzip: it says so, and not with a weight of 0.
-fn takes_gzip(headers: &HeaderMap) -> bool {
+pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     let lists = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|list| list.to_str().ok());
     lists.flat_map(|list| list.split(',')).any(|coding| {
         let mut parts = coding.split(';').map(str::trim);

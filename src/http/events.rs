@@ -6,12 +6,15 @@
 //! data: {"id":42,"at":"…","outcome":"applied","slots":["model fraud"],"versions":["12"],…}
 //! ```
 //!
+//! With `?pulse` it also says, once a second, how the server does: see [`pulse`](super::pulse).
+//!
 //! A client has no queue here: its stream remembers what it has sent, and takes what came after from the history when
 //! the client has read so far. One that was too slow, or away for too long, is told so by an event `gap`.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,11 +25,11 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use super::Http;
 use super::problem::Problem;
-use crate::status::{Line, Readiness, Status};
+use crate::status::{Line, Readiness};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -45,7 +48,9 @@ pub(super) async fn events(State(http): State<Arc<Http>>, request: Request) -> R
         let detail = format!("{CLIENTS} clients listen already: ask /history, or another instance");
         Problem::unavailable("too_many_listeners", detail)
     })?;
-    let client = Client::new(Arc::clone(&http.status), seen, place);
+    let query = request.uri().query().unwrap_or_default();
+    let pulse = query.split('&').any(|field| field.split('=').next() == Some("pulse"));
+    let client = Client::new(Arc::clone(&http), seen, pulse, place);
     let frames = stream::unfold(client, |mut client| async move {
         let frame = client.next().await?;
         Some((Ok::<_, Infallible>(frame), client))
@@ -71,53 +76,70 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 
 /// One listener.
 struct Client {
-    status: Arc<Status>,
+    http: Arc<Http>,
     news: watch::Receiver<()>,
+    /// The seconds as they end, for one that wants them.
+    pulse: Option<watch::Receiver<Bytes>>,
     /// The newest entry that was sent.
     seen: u64,
     /// What is said before the first entry.
-    first: VecDeque<String>,
+    first: VecDeque<Bytes>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Client {
-    fn new(status: Arc<Status>, seen: Option<u64>, place: OwnedSemaphorePermit) -> Self {
-        let (news, newest) = (status.news(), status.newest());
+    fn new(http: Arc<Http>, seen: Option<u64>, pulse: bool, place: OwnedSemaphorePermit) -> Self {
+        let (news, newest) = (http.status.news(), http.status.newest());
         // A client that was cut comes back after two seconds.
-        let mut first = VecDeque::from(["retry: 2000\n\n".to_owned()]);
+        let mut first = VecDeque::from([Bytes::from_static(b"retry: 2000\n\n")]);
+        // Listened to before the seconds until now are read: none is missed.
+        let pulse = pulse.then(|| http.pulse.listen());
+        if pulse.is_some() {
+            first.extend(http.pulses_before());
+        }
         let seen = seen.unwrap_or(newest);
         let seen = if seen <= newest {
             seen
         } else {
             // The ids have begun anew: without a cache folder they do at every start.
-            first.push_back(gap(seen));
+            first.push_back(gap(seen).into());
             0
         };
-        Self { status, news, seen, first, _place: place }
+        Self { http, news, pulse, seen, first, _place: place }
     }
 
     /// What is to be sent next; nothing when the server shuts down.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(first) = self.first.pop_front() {
-            return Some(first.into());
+            return Some(first);
         }
         loop {
             self.news.borrow_and_update();
             // Asked first: what was noted before the draining is still sent.
-            let draining = self.status.readiness() == Readiness::Draining;
-            let lines = self.status.after(self.seen, BATCH);
+            let draining = self.http.status.readiness() == Readiness::Draining;
+            let lines = self.http.status.after(self.seen, BATCH);
             if let Some(last) = lines.last() {
                 let text = render(self.seen, &lines);
                 self.seen = last.id;
                 return Some(text.into());
             }
             if draining {
-                return None;
+                // Whoever listens to the pulse hears why it ends.
+                return self.pulse.take().map(|_| self.http.pulse_now());
             }
-            match timeout(HEARTBEAT, self.news.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return None,
-                Err(_) => return Some(Bytes::from_static(b":\n\n")),
+            let (news, pulse) = (&mut self.news, &mut self.pulse);
+            let second = async {
+                let Some(pulse) = pulse else { return pending().await };
+                match pulse.changed().await {
+                    Ok(()) => pulse.borrow_and_update().clone(),
+                    Err(_) => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                changed = news.changed() => changed.ok()?,
+                second = second => return Some(second),
+                () = sleep(HEARTBEAT) => return Some(Bytes::from_static(b":\n\n")),
             }
         }
     }

@@ -8,7 +8,6 @@ use std::fmt::Display;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use axum::BoxError;
 use axum::Router;
@@ -19,7 +18,8 @@ use futures_util::FutureExt;
 use http::{Method, Request};
 use tower::Service;
 
-use super::observe::{Observe, request_id};
+use super::observe::Observe;
+use super::trace::Caller;
 use super::v2::grpc::{Grpc, is_grpc};
 use super::{Http, cors, predict, router, state};
 use crate::config::Origins;
@@ -48,7 +48,7 @@ impl Front {
             state_by_key: route("/state/{key}"),
             predict: route("/predict"),
             predict_by_name: route("/predict/{model}"),
-            router: router(Arc::clone(&http)),
+            router: router(&http),
             grpc: Grpc::new(Arc::clone(&http)),
             http,
         }))
@@ -114,23 +114,22 @@ impl Front {
         if !is_state && !is_predict {
             return Box::pin(self.0.router.clone().call(request.map(Body::new)));
         }
-        let start = Instant::now();
         let routes = Arc::clone(&self.0);
         let (head, body) = request.into_parts();
-        let id = request_id(&head.headers);
+        let caller = Caller::of_head(&head);
         if is_state {
             Box::pin(async move {
                 let key = head.uri.path().strip_prefix("/state/");
                 let route = if key.is_none() { &routes.state } else { &routes.state_by_key };
                 let key_or_default = key.unwrap_or(StateKey::DEFAULT);
                 let answer = state::get(&routes.http, key_or_default, head.uri.query(), &head.headers);
-                Ok(route.answer(start, id, answer).await)
+                Ok(route.answer(caller, answer).await)
             })
         } else {
             Box::pin(async move {
                 let name = head.uri.path().strip_prefix("/predict/");
                 let route = if name.is_none() { &routes.predict } else { &routes.predict_by_name };
-                Ok(route.answer(start, id, predict::answer(&routes.http, name, &head.headers, body)).await)
+                Ok(route.answer(caller, predict::answer(&routes.http, name, &head.headers, body)).await)
             })
         }
     }

@@ -98,7 +98,7 @@ pub(super) async fn metrics(State(http): State<Arc<Http>>) -> Response {
         named().map(|(model, name)| (name, unix_seconds(model.applied_at))),
     );
     scraped.write("hotserve_state_version", states.iter().map(|state| ([state.key.as_str()], number(&state.rank))));
-    scraped.write("hotserve_build_info", [([env!("CARGO_PKG_VERSION")], 1.0)]);
+    scraped.write("hotserve_build_info", [([env!("CARGO_PKG_VERSION"), env!("HOTSERVE_BUILT_FROM")], 1.0)]);
 
     let mut response = Response::new(http.metrics.render(&scraped).into());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));

@@ -12,6 +12,7 @@ use tokio::time::timeout_at;
 use super::Http;
 use super::body::Inputs;
 use super::problem::Problem;
+use super::trace::Fault;
 use crate::metrics::Metrics;
 use crate::serving::ServedModel;
 use crate::serving::compute::ComputeError;
@@ -141,10 +142,11 @@ pub(super) fn bad_input(detail: String) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_input", detail)
 }
 
-/// A fault of the model. The client learns that there was one, the log what it was.
+/// A fault of the model. The client learns that there was one, the log what it was: with the id of the request.
 fn failed(model: &ServedModel, error: &str) -> Problem {
     let (name, version) = (&model.facts.name, &model.facts.rank);
-    tracing::error!(model = %name, version = %version, error, "a prediction failed");
     let detail = format!("model {name:?} version {version} failed on an input that fits it");
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "inference_failed", detail)
+    let fault = Fault::of_model(name.clone(), version.clone(), error);
+    let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "inference_failed", detail);
+    Problem { fault: Some(Arc::new(fault)), ..problem }
 }

@@ -13,7 +13,9 @@ mod tests;
 use std::convert::Infallible;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::response::Response;
@@ -21,7 +23,7 @@ use http::Request;
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
@@ -81,14 +83,28 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Answers requests until the shutdown, then lets those under way end, for as long as `drain` at most.
+/// How a listener ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// How long everything is still answered, new connections too, once the shutdown has begun.
+    pub delay: Duration,
+    /// The longest time from the beginning of the shutdown to its end.
+    pub limit: Duration,
+}
+
+/// Answers requests until the shutdown, then ends in three steps, each of which a client that keeps to HTTP comes through
+/// without a failed request.
 ///
-/// Connections that are idle at the shutdown are closed a moment later, the others after their answer.
+/// 1. For `drain.delay` all goes on, but each answer over HTTP/1 says `connection: close`: clients leave at a moment of
+///    their own, between two requests.
+/// 2. New connections are refused, and those that waited to be accepted are answered. Connections that are idle are closed
+///    a moment later, the others after their answer.
+/// 3. Requests under way end, till `drain.limit` is over.
 pub async fn serve<S>(
     listener: TcpListener,
     service: S,
     door: Door,
-    drain: Duration,
+    drain: Drain,
     shutdown: CancellationToken,
 ) -> io::Result<()>
 where
@@ -104,10 +120,32 @@ where
         metrics.connections.decrement(1.0);
         metrics.connections_ended.get(&[end.code()]).increment(1);
     };
+    let (leaving, close) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
+    let mut delayed = pin!(async {
+        shutdown.cancelled().await;
+        leaving.store(true, Ordering::Relaxed);
+        sleep(drain.delay).await;
+    });
+    let let_in = |connections: &mut JoinSet<End>, crowd: &mut Crowd, stream: TcpStream, peer: SocketAddr| {
+        let activity = Arc::new(Activity::default());
+        // A token of its own: each look at one takes its lock, and all connections would share it.
+        let stop = close.child_token();
+        let connection = Connection {
+            peer,
+            door: door.clone(),
+            activity: Arc::clone(&activity),
+            leaving: Arc::clone(&leaving),
+            stop: stop.clone(),
+        };
+        let task = connections.spawn(connection.run(stream, service.clone()));
+        crowd.add(task.id(), activity, stop);
+        metrics.connections.increment(1.0);
+        metrics.connections_opened.increment(1);
+    };
     loop {
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => break,
+            () = delayed.as_mut() => break,
             Some(ended) = connections.join_next_with_id() => left(&mut crowd, ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
@@ -120,39 +158,45 @@ where
                             continue;
                         }
                     }
-                    let activity = Arc::new(Activity::default());
-                    // A token of its own: each look at one takes its lock, and all connections would share it.
-                    let stop = shutdown.child_token();
-                    let (service, activity_of, stop_of) = (service.clone(), Arc::clone(&activity), stop.clone());
-                    let connection = Connection { peer, door: door.clone(), activity: activity_of, stop: stop_of };
-                    let task = connections.spawn(connection.run(stream, service));
-                    crowd.add(task.id(), activity, stop);
-                    metrics.connections.increment(1.0);
-                    metrics.connections_opened.increment(1);
+                    let_in(&mut connections, &mut crowd, stream, peer);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     let made_room = crowd.evict();
                     tracing::warn!(%error, made_room, "cannot accept connections; trying again");
                     tokio::select! {
-                        () = shutdown.cancelled() => break,
+                        () = delayed.as_mut() => break,
                         () = sleep(ACCEPT_PAUSE) => {}
                     }
                 }
             },
         }
     }
-    // New connections are refused from here on, so that clients go elsewhere.
-    drop(listener);
+    let deadline = Instant::now() + drain.limit.saturating_sub(drain.delay);
+    // Whoever waits to be accepted believes to be connected, and may have sent a request. The system is asked, not tokio,
+    // which would only know what it has been told of. Then new connections are refused, so that clients go elsewhere.
+    let waiting = listener.into_std()?;
+    while connections.len() < door.connections {
+        match waiting.accept() {
+            Ok((stream, peer)) => {
+                let made = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                made.map_or_else(drop, |stream| let_in(&mut connections, &mut crowd, stream, peer));
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(_) => break,
+        }
+    }
+    drop(waiting);
+    close.cancel();
     let ended = async {
         while let Some(ended) = connections.join_next_with_id().await {
             left(&mut crowd, ended);
         }
     };
-    if timeout(drain, ended).await.is_err() {
+    if timeout_at(deadline, ended).await.is_err() {
         tracing::warn!(
             connections = connections.len(),
-            drain_seconds = drain.as_secs_f64(),
+            drain_seconds = drain.limit.as_secs_f64(),
             "requests cut off: they did not end in time"
         );
         metrics.connections.decrement(connections.len() as f64);

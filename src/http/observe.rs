@@ -5,20 +5,19 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::StatusCode;
 use metrics::{Counter, Histogram};
 use tower::{Layer, Service};
 
 use super::problem::{Dialect, Problem};
 use super::state::Waited;
-use crate::metrics::{Metrics, STATUSES};
-
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+use super::trace::{Caller, Fault, REQUEST_ID};
+use crate::metrics::{Asked, Ended, Metrics, STATUSES};
 
 /// What is answered however much is under way: those who look after the server are not to be locked out by its load.
 const ALWAYS: &[&str] = &[
@@ -29,6 +28,7 @@ const ALWAYS: &[&str] = &[
     "/history",
     "/events",
     "/",
+    "/page/{file}",
     "/admin/control",
     // Health and metadata of the Open Inference Protocol, and its commands.
     "/v2",
@@ -43,12 +43,15 @@ pub(super) struct Observe(Arc<Route>);
 struct Route {
     name: &'static str,
     dialect: Dialect,
-    /// By status code; one that has no series of its own counts as another.
+    /// By status code; one that has no series of its own counts in its class.
     requests: Vec<(u16, Counter)>,
-    other: Counter,
+    /// From 2xx to 5xx.
+    classes: [Counter; 4],
     duration: Histogram,
     /// Whether it is answered however much is under way.
     always: bool,
+    /// What the status page counts it as.
+    asked: Option<Asked>,
     metrics: Arc<Metrics>,
 }
 
@@ -62,9 +65,14 @@ impl Observe {
             name,
             dialect,
             requests,
-            other: counter("other"),
+            classes: ["2xx", "3xx", "4xx", "5xx"].map(counter),
             duration: metrics.http_request_duration.get(name).clone(),
             always: ALWAYS.contains(&name),
+            asked: match name {
+                "/predict" | "/predict/{model}" | "/v2/models/{model}/infer" => Some(Asked::Prediction),
+                "/state" | "/state/{key}" => Some(Asked::State),
+                _ => None,
+            },
             metrics: Arc::clone(metrics),
         }))
     }
@@ -99,32 +107,22 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let (start, id) = (Instant::now(), request_id(request.headers()));
+        let caller = Caller::of(request.method(), request.headers());
         let answer = self.inner.call(request);
         let route = Arc::clone(&self.route);
-        Box::pin(async move { Ok(route.observe(start, id, answer).await) })
+        Box::pin(async move { Ok(route.observe(caller, answer).await) })
     }
 }
 
 impl Observe {
     /// Observes an answer that is made without the router.
-    pub(super) async fn answer<A: IntoResponse>(
-        &self,
-        start: Instant,
-        id: HeaderValue,
-        answer: impl Future<Output = A>,
-    ) -> Response {
-        self.0.observe(start, id, async move { Ok(answer.await.into_response()) }).await
+    pub(super) async fn answer<A: IntoResponse>(&self, caller: Caller, answer: impl Future<Output = A>) -> Response {
+        self.0.observe(caller, async move { Ok(answer.await.into_response()) }).await
     }
 }
 
 impl Route {
-    async fn observe(
-        &self,
-        start: Instant,
-        id: HeaderValue,
-        answer: impl Future<Output = Result<Response, Infallible>>,
-    ) -> Response {
+    async fn observe(&self, caller: Caller, answer: impl Future<Output = Result<Response, Infallible>>) -> Response {
         let flight = self.metrics.in_flight.enter();
         let answered = if flight.fits() || self.always {
             AssertUnwindSafe(answer).catch_unwind().await
@@ -134,48 +132,42 @@ impl Route {
         };
         let mut response = match answered {
             Ok(Ok(response)) => response,
-            // The panic hook has told where; a request costs itself, and nothing else.
-            Err(_) => {
-                tracing::error!(route = self.name, request_id = text(&id), "a request's handler panicked");
-                Problem::internal().into_response()
-            }
+            Err(_) => Problem { fault: Some(Arc::new(Fault::panicked())), ..Problem::internal() }.into_response(),
         };
+        let trace = caller.answered(self.name, &response, None);
         if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-            problem.render(self.dialect, text(&id), &mut response);
+            if let Some(fault) = &problem.fault {
+                caller.failed(self.name, trace, fault);
+            }
+            problem.render(self.dialect, caller.id(), trace, &mut response);
         }
-        response.headers_mut().insert(REQUEST_ID, id);
+        response.headers_mut().insert(REQUEST_ID, caller.id);
         self.counter(response.status()).increment(1);
         let waited = response.extensions_mut().remove::<Waited>().map_or(Duration::ZERO, |Waited(waited)| waited);
-        self.duration.record(start.elapsed().saturating_sub(waited));
+        let duration = caller.begun.elapsed().saturating_sub(waited);
+        self.duration.record(duration);
+        if let Some(asked) = self.asked {
+            self.metrics.traffic.record(asked, duration, Ended::by_status(response.status().as_u16()));
+        }
         response
     }
 
     fn counter(&self, status: StatusCode) -> &Counter {
         let found = self.requests.iter().find(|(code, _)| *code == status.as_u16());
-        found.map_or(&self.other, |(_, counter)| counter)
+        let [success, redirection, client, server] = &self.classes;
+        found.map_or_else(
+            || match status.as_u16() {
+                ..300 => success,
+                300..400 => redirection,
+                400..500 => client,
+                _ => server,
+            },
+            |(_, counter)| counter,
+        )
     }
 }
 
 /// There is too much to do. What is shed costs next to nothing, so that the others are answered in time.
 pub(super) fn overloaded() -> Problem {
     Problem::unavailable("overloaded", "as many requests as may be are under way (--max-in-flight): ask again later")
-}
-
-/// The client's id where it is fit for headers and logs, else a new one.
-pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let given = headers.get(REQUEST_ID);
-    let fit = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
-    given.filter(fit).cloned().unwrap_or_else(|| {
-        let mut id = [0; 16];
-        let mut bits = fastrand::u64(..);
-        for digit in &mut id {
-            *digit = b"0123456789abcdef"[(bits & 0xf) as usize];
-            bits >>= 4;
-        }
-        HeaderValue::from_bytes(&id).expect("hex digits are visible ASCII")
-    })
-}
-
-fn text(id: &HeaderValue) -> &str {
-    id.to_str().unwrap_or_default()
 }

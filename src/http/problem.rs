@@ -1,6 +1,7 @@
 //! Failures: RFC 9457 problem details, one shape for every one of them.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -8,6 +9,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::catalog::Number;
+use super::trace::Fault;
+use crate::telemetry::TraceContext;
 
 /// Why a request was not answered. It travels in the response's extensions, without a body, to
 /// [`observe`](super::observe), which knows the request's id and writes it out.
@@ -22,6 +25,8 @@ pub(super) struct Problem {
     pub(super) retry: bool,
     /// The version that is served, where that is what is wrong.
     pub(super) served: Option<Number>,
+    /// What the log tells of it, where it is a fault of the server's: the client learns that there was one.
+    pub(super) fault: Option<Arc<Fault>>,
 }
 
 /// A failure, as RFC 9457 has it.
@@ -40,12 +45,15 @@ pub(super) struct Body<'a> {
     served: Option<&'a Number>,
     /// The `x-request-id` of the answer.
     request_id: &'a str,
+    /// The trace that the request belongs to, where its `traceparent` names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
 }
 
 impl Problem {
     /// A failure that sending the request again will not mend.
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, detail: detail.into(), retry: false, served: None }
+        Self { status, code, detail: detail.into(), retry: false, served: None, fault: None }
     }
 
     /// The server cannot answer now, and will soon.
@@ -60,9 +68,15 @@ impl Problem {
     }
 
     /// Writes it out as the body and headers of its response.
-    pub(super) fn render(&self, dialect: Dialect, request_id: &str, response: &mut Response) {
+    pub(super) fn render(
+        &self,
+        dialect: Dialect,
+        request_id: &str,
+        trace: Option<TraceContext>,
+        response: &mut Response,
+    ) {
         let (bytes, content_type) = match dialect {
-            Dialect::Problem => (self.details(request_id), "application/problem+json"),
+            Dialect::Problem => (self.details(request_id, trace), "application/problem+json"),
             Dialect::Protocol => {
                 // The protocol knows one status for every mistake in a request.
                 if self.status == StatusCode::UNPROCESSABLE_ENTITY {
@@ -80,7 +94,7 @@ impl Problem {
         }
     }
 
-    fn details(&self, request_id: &str) -> serde_json::Result<Vec<u8>> {
+    fn details(&self, request_id: &str, trace: Option<TraceContext>) -> serde_json::Result<Vec<u8>> {
         serde_json::to_vec(&Body {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -89,6 +103,7 @@ impl Problem {
             code: self.code,
             served: self.served.as_ref(),
             request_id,
+            trace_id: trace.map(|trace| trace.trace_id().to_string()),
         })
     }
 }

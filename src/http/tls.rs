@@ -74,8 +74,8 @@ impl Tls {
     }
 
     /// Reads the files now. New connections get what they hold; where that is no certificate with its key, they get
-    /// what they got before, and the answer says why. It reads files: not for a thread that answers requests.
-    pub fn reload(&self) -> Result<(), config::Error> {
+    /// what they got before, and the answer says why; else it says whether it is another. It reads files: not for a thread that answers requests.
+    pub fn reload(&self) -> Result<bool, config::Error> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = self.files.read().inspect_err(|_| self.count("failed"))?;
         seen.changed = None;
@@ -113,9 +113,9 @@ impl Tls {
         }
     }
 
-    fn judge(&self, seen: &mut Seen, bytes: TlsBytes) -> Result<(), config::Error> {
+    fn judge(&self, seen: &mut Seen, bytes: TlsBytes) -> Result<bool, config::Error> {
         if seen.judged.as_ref() == Some(&bytes) && self.files.prove(&bytes).is_ok() {
-            return Ok(());
+            return Ok(false);
         }
         let proved = self.files.prove(&bytes).and_then(|configs| self.is_no_step_back(configs));
         seen.judged = Some(bytes);
@@ -124,7 +124,7 @@ impl Tls {
         self.count("applied");
         self.show();
         tracing::info!(cert = %self.files.cert.display(), "the new certificate is used for new connections");
-        Ok(())
+        Ok(true)
     }
 
     fn is_no_step_back(&self, new: TlsConfigs) -> Result<TlsConfigs, config::Error> {

@@ -33,7 +33,11 @@ impl Attempts {
         let Ok(struck) = read("loading").parse::<Digest>() else { return attempts(strikes) };
         let count = strikes.entry(struck).or_default();
         *count += 1;
-        tracing::warn!(digest = %struck, strikes = *count, "the process ended while this artifact was being loaded");
+        tracing::warn!(
+            digest = %struck.short(),
+            strikes = *count,
+            "the process ended while this artifact was being loaded"
+        );
         if strikes.len() > REMEMBERED {
             strikes.retain(|digest, _| *digest == struck);
         }

@@ -5,15 +5,16 @@ use std::time::Instant;
 use serde_json::value::RawValue;
 
 use super::journal::{Saved, SavedModel};
-use super::pipeline::Stages;
 use super::policy::Mark;
 use super::stages::{Announced, Refusal, Warm};
+use super::timing::Stages;
 use super::{Errand, Manager};
 use crate::id::{Rank, Slot, StateKey};
 use crate::notification::ModelLimits;
 use crate::serving::live::Typed;
 use crate::serving::{ModelFacts, ServedModel, ServedState, Snapshot};
 use crate::status::Entry;
+use crate::telemetry;
 
 impl Saved {
     /// A model, ready to be served.
@@ -105,11 +106,11 @@ impl Manager {
             }
             tracing::warn!(%slot, %error, "the journal cannot be written: going back from what was revoked all the same");
         }
-        stages.insert("persist", begun.elapsed().as_secs_f64());
+        stages.end("persist", begun);
         let begun = Instant::now();
         let next = next(&self.swapper.snapshot());
         self.swap_snapshot(next);
-        stages.insert("swap", begun.elapsed().as_secs_f64());
+        stages.end("swap", begun);
         self.served_again(slot, mark, digest, stages);
     }
 
@@ -120,7 +121,7 @@ impl Manager {
         let typed = match self.typed(key, json) {
             Ok(typed) => typed,
             Err(refusal) => {
-                tracing::warn!(%slot, reason = refusal.reason, "the initial state is not what is wanted: {refusal}");
+                tracing::warn!(%slot, reason = %refusal.reason, "the initial state is not what is wanted: {refusal}");
                 return self.lose_rank(slot, &Rank::Initial);
             }
         };
@@ -139,12 +140,19 @@ impl Manager {
             self.supersede(&superseded);
         }
         self.drop_warm();
-        for (stage, seconds) in &stages {
-            self.metrics.swap_stage_duration.get(stage).record(*seconds);
-        }
+        stages.record(&self.metrics);
+        self.said.remove(slot);
         self.count(slot, "applied");
-        tracing::info!(%slot, version = rank, digest = digest.as_ref().map(|digest| &digest[..12]), "swapped back in");
-        self.status.record(Entry { digest, stages, ..Entry::new("applied", [(slot.clone(), rank)]) });
+        tracing::info!(
+            %slot,
+            version = %rank,
+            digest = telemetry::shown(digest.as_ref().map(|digest| &digest[..12])),
+            load_ms = stages.ms("load"),
+            persist_ms = stages.ms("persist"),
+            swap_ms = stages.ms("swap"),
+            "swapped back in"
+        );
+        self.status.record(Entry { digest, stages: stages.seconds, ..Entry::new("applied", [(slot.clone(), rank)]) });
     }
 
     /// An operator wants nothing to be served: what is goes to what is kept, and comes back from there.
@@ -203,7 +211,7 @@ impl Manager {
     pub(super) fn lose(&mut self, saved: &Saved, refusal: &Refusal) {
         self.metrics.rejections.get(&[refusal.reason]).increment(1);
         let (slot, version) = (&saved.slot, &saved.rank);
-        tracing::warn!(%slot, %version, reason = refusal.reason, "what was kept cannot be served again: {refusal}");
+        tracing::warn!(%slot, %version, reason = %refusal.reason, "what was kept cannot be served again: {refusal}");
         let entry = Entry { reason: Some(refusal.reason), detail: Some(refusal.detail.clone()), ..lost(saved) };
         self.status.record(entry);
         self.lose_rank(slot, version);
@@ -218,6 +226,9 @@ impl Manager {
 
     fn note_full_disk(&mut self, slot: &Slot, error: &std::io::Error) {
         self.waiting.insert(slot.clone());
+        if !self.said.insert(slot.clone()) {
+            return;
+        }
         tracing::warn!(%slot, %error, "the journal cannot be written: the way back waits for room on the disk");
     }
 }

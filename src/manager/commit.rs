@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Manager;
-use super::pipeline::Stages;
 use super::policy::{Book, Mark};
 use super::stages::{Refusal, Warm};
+use super::timing::Stages;
 use super::update::{Update, saved};
 use crate::failpoint;
 use crate::id::{Digest, ModelName, Slot};
@@ -16,6 +16,7 @@ use crate::notification::Location;
 use crate::serving::{ModelFacts, ServedModel, ServedState, Snapshot};
 use crate::status::Entry;
 use crate::store::Artifact;
+use crate::telemetry::{self, TraceContext};
 
 impl Manager {
     /// Persists, swaps, retires. All that can fail is over when the snapshot is replaced.
@@ -40,7 +41,7 @@ impl Manager {
             self.refuse(update, &Refusal::new("disk", detail), stages);
             return;
         }
-        stages.insert("persist", begun.elapsed().as_secs_f64());
+        stages.end("persist", begun);
 
         let begun = Instant::now();
         let (mut states, mut models) = (Vec::new(), Vec::new());
@@ -73,7 +74,7 @@ impl Manager {
         failpoint::hit("swap.before");
         self.swap(states, models);
         failpoint::hit("swap.after");
-        stages.insert("swap", begun.elapsed().as_secs_f64());
+        stages.end("swap", begun);
 
         for (slot, mark) in &parts {
             for superseded in self.books.entry(slot.clone()).or_default().serve(mark.clone()) {
@@ -159,11 +160,10 @@ impl Manager {
         let since = |then| now.duration_since(then).unwrap_or(Duration::ZERO).as_secs_f64();
         let fresh = since(update.published());
         if update.live {
-            stages.insert("stream", (fresh - update.taken_in.elapsed().as_secs_f64()).max(0.0));
+            let waited = fresh - update.taken_in.elapsed().as_secs_f64();
+            stages.seconds.insert("stream", waited.max(0.0));
         }
-        for (stage, seconds) in &stages {
-            self.metrics.swap_stage_duration.get(stage).record(*seconds);
-        }
+        stages.record(&self.metrics);
         for (slot, _) in parts.iter().filter(|_| update.live) {
             self.metrics.publish_to_serving.get(slot.kind()).record(fresh);
         }
@@ -172,20 +172,31 @@ impl Manager {
             digest: digest.map(|digest| digest.to_string()),
             sequence_number: Some(update.record.position.sequence.to_string()),
             publish_to_serving_seconds: update.live.then_some(fresh),
-            stages,
+            stages: stages.seconds.clone(),
             signers: update.notification.signers.verified().to_vec(),
             ..Entry::new("applied", served)
         };
         #[expect(clippy::cast_possible_truncation, reason = "milliseconds for a person")]
         let publish_to_serving_ms = update.live.then_some((fresh * 1e3) as i64);
         tracing::info!(
-            slots = %entry.slots.join(" and "),
-            versions = %entry.versions.join(" and "),
-            digest = digest.map(|digest| digest.short()),
+            slot = %entry.slots.join(" and "),
+            version = %entry.versions.join(" and "),
+            digest = telemetry::shown(digest.map(|digest| digest.short())),
             publish_to_serving_ms,
+            stream_ms = stages.ms("stream"),
+            fetch_ms = stages.ms("fetch"),
+            probe_ms = stages.ms("probe"),
+            verify_ms = stages.ms("verify"),
+            load_ms = stages.ms("load"),
+            warm_ms = stages.ms("warm"),
+            persist_ms = stages.ms("persist"),
+            swap_ms = stages.ms("swap"),
+            sequence_number = %update.record.position.sequence,
+            trace_id = telemetry::shown(update.trace.context().map(TraceContext::trace_id)),
             signers = (!entry.signers.is_empty()).then(|| tracing::field::debug(&entry.signers)),
             "swapped in"
         );
+        update.trace.end("applied", &entry.slots, &entry.versions, None);
         self.status.record(entry);
     }
 
@@ -199,7 +210,7 @@ impl Manager {
         });
         let in_use: HashSet<Digest> = live.chain(wanted).collect();
         if let Err(error) = self.cache.collect(&in_use) {
-            tracing::warn!(error = %error, "old artifacts cannot be removed from the cache folder");
+            tracing::warn!(%error, "old artifacts cannot be removed from the cache folder");
         }
     }
 }

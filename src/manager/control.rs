@@ -11,6 +11,7 @@ use crate::metrics::unix_seconds;
 use crate::notification::{Action, Control};
 use crate::source::Record;
 use crate::status::{Entry, Held};
+use crate::telemetry::{self, Trace};
 
 impl Manager {
     /// An operator's command.
@@ -22,11 +23,18 @@ impl Manager {
     }
 
     /// A message's command. Told twice, it is obeyed once.
-    pub(super) fn take_in_control(&mut self, control: &Control, published_at: Option<Timestamp>, record: &Record) {
+    pub(super) fn take_in_control(
+        &mut self,
+        control: &Control,
+        published_at: Option<Timestamp>,
+        record: &Record,
+        trace: &Trace,
+    ) {
         let published_ms = published_at.and_then(|at| u64::try_from(at.as_millisecond()).ok());
         let at_ms = published_ms.unwrap_or(record.position.arrival_ms);
         if let Err(denied) = self.control(control, By::Stream, Some(record), at_ms) {
-            self.reject_message(record, "control", denied.to_string());
+            let named = [(control.slot.clone(), String::new())];
+            self.reject_message(record, trace, named, "control", denied.to_string());
             if self.books.get(&control.slot).is_some_and(Book::is_blank) {
                 self.books.remove(&control.slot);
             }
@@ -123,11 +131,12 @@ impl Manager {
             Err(error) if by == By::Admin => return Err(Denied::Disk(error.to_string())),
             // It is obeyed all the same, and written when there is room.
             Err(error) => {
-                tracing::warn!(%slot, %error, "the journal cannot be written: this is obeyed, but not kept yet");
-                self.unwritten.insert(slot.clone());
+                if self.unwritten.insert(slot.clone()) {
+                    tracing::warn!(%slot, %error, "the journal cannot be written: this is obeyed, but not kept yet");
+                }
             }
         }
-        self.obey(control, by, hold, named.as_ref());
+        self.obey(control, by, hold, named.as_ref(), record);
         Ok(self.done(control, before))
     }
 
@@ -145,7 +154,7 @@ impl Manager {
     }
 
     /// From here on the slot is held so: said, and done at once if nothing has to be loaded.
-    fn obey(&mut self, control: &Control, by: By, hold: Hold, named: Option<&Rank>) {
+    fn obey(&mut self, control: &Control, by: By, hold: Hold, named: Option<&Rank>, record: Option<&Record>) {
         let Control { slot, action } = control;
         let outcome = match action {
             Action::Pin(_) => "pinned",
@@ -157,7 +166,15 @@ impl Manager {
         };
         let digest = if let Action::RevokeDigest(digest) = action { Some(digest.to_string()) } else { None };
         let version = named.map(ToString::to_string).unwrap_or_default();
-        tracing::info!(%slot, version, digest, by = by.code(), "{}", outcome.replace('_', " "));
+        tracing::info!(
+            %slot,
+            version = telemetry::shown((!version.is_empty()).then_some(&version)),
+            digest = telemetry::shown(digest.as_ref().map(|digest: &String| &digest[..12])),
+            by = %by.code(),
+            sequence_number = telemetry::shown(record.map(|record| &record.position.sequence)),
+            "{}",
+            outcome.replace('_', " ")
+        );
         self.metrics.controls.get(&[action.code(), by.code()]).increment(1);
         self.status.record(Entry { digest, by: Some(by), ..Entry::new(outcome, [(slot.clone(), version)]) });
         let book = self.books.entry(slot.clone()).or_default();
@@ -181,6 +198,7 @@ impl Manager {
             let Some(book) = self.books.get(&slot) else { continue };
             if self.journal.hold(&slot, book.hold()).is_ok() {
                 self.unwritten.remove(&slot);
+                tracing::info!(%slot, "what was obeyed is kept now: the journal can be written again");
             }
         }
     }

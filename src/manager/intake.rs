@@ -10,28 +10,34 @@ use crate::id::{Rank, Slot, Version};
 use crate::notification::{self, Location, ModelUpdate, Notification};
 use crate::source::Record;
 use crate::status::Entry;
+use crate::telemetry::{self, Origin, Trace, TraceContext};
 
 impl Manager {
     /// Decodes and judges a record.
     pub(super) fn take_in(&mut self, record: Record) {
+        let begun = Instant::now();
         let notification = match notification::decode(&record.data, &self.options.limits) {
             Ok(notification) => notification,
             Err(rejection) => {
-                self.reject_message(&record, rejection.reason.code(), rejection.detail);
+                let trace = self.trace(None, &record, begun);
+                self.reject_message(&record, &trace, [], rejection.reason.code(), rejection.detail);
                 return;
             }
         };
+        let decoded = begun.elapsed();
         self.metrics.signatures.get(&[notification.signers.code()]).increment(1);
         if notification.id.is_some() && !self.recent.insert(&record.data) {
             self.count_slots(&notification, "duplicate");
             return;
         }
         if notification.expires_at.is_some_and(|at| at < self.status.stream_now()) {
-            self.reject_message(&record, "expired", "its expires_at has passed");
+            let trace = self.trace(notification.trace, &record, begun);
+            self.reject_message(&record, &trace, named(&notification, &record), "expired", "its expires_at has passed");
             return;
         }
         if let Some(control) = &notification.control {
-            self.take_in_control(control, notification.published_at, &record);
+            let trace = Trace::silent(notification.trace);
+            self.take_in_control(control, notification.published_at, &record, &trace);
             return;
         }
         let mut parts = Vec::new();
@@ -53,7 +59,8 @@ impl Manager {
                 }
                 Ok(Judged::Duplicate) => self.count(&slot, "duplicate"),
                 Err((reason, detail)) => {
-                    self.reject_message(&record, reason, detail);
+                    let trace = self.trace(notification.trace, &record, begun);
+                    self.reject_message(&record, &trace, named(&notification, &record), reason, detail);
                     return;
                 }
             }
@@ -61,6 +68,17 @@ impl Manager {
         if parts.is_empty() {
             // It may come again, when it is wanted.
             self.recent.forget(&record.data);
+            // At the start that is most of a stream.
+            for (slot, mark) in older.iter().filter(|_| self.caught_up) {
+                let served = self.books.get(slot).and_then(|book| book.served()).map(|at| &at.rank);
+                tracing::info!(
+                    %slot,
+                    version = %mark.rank,
+                    served_version = telemetry::shown(served),
+                    sequence_number = %record.position.sequence,
+                    "older than what is served: not applied"
+                );
+            }
             // For a way back it is enough to know where it is.
             let remembers = |slot: &Slot, mark: &Mark| self.books.get(slot).is_some_and(|book| book.remembers(mark));
             parts = older.into_iter().filter(|(slot, mark)| remembers(slot, mark)).collect();
@@ -71,9 +89,12 @@ impl Manager {
         if let Some(ModelUpdate { location: Location::Uri { uri, .. }, .. }) = &notification.model
             && let Err(error) = self.fetcher.check_allowed(uri)
         {
-            self.reject_message(&record, error.code(), error.to_string());
+            let trace = self.trace(notification.trace, &record, begun);
+            self.reject_message(&record, &trace, named(&notification, &record), error.code(), error.to_string());
             return;
         }
+        let trace = self.trace(notification.trace, &record, begun);
+        trace.stage("decode", begun, decoded);
         let typed = match parts.iter().find(|(slot, _)| matches!(slot, Slot::State(_))).zip(notification.state.as_ref())
         {
             Some((_, state)) => self.typed(&state.key, &state.json),
@@ -86,7 +107,7 @@ impl Manager {
                 let entry = Entry::new("rejected", versions.collect::<Vec<_>>());
                 parts.iter().for_each(|(slot, _)| self.count(slot, "rejected"));
                 self.recent.forget(&record.data);
-                self.note_rejected(&record, entry, refusal.reason, refusal.detail);
+                self.note_rejected(&record, &trace, entry, refusal.reason, refusal.detail);
                 return;
             }
         };
@@ -98,7 +119,8 @@ impl Manager {
             parts,
             typed,
             record,
-            taken_in: Instant::now(),
+            trace,
+            taken_in: begun,
             arrived,
             live: self.caught_up,
         });
@@ -108,6 +130,16 @@ impl Manager {
         if let Some(ousted) = self.books.entry(leader).or_default().admit(mark, update) {
             self.supersede(&ousted);
         }
+    }
+
+    /// The trace of a message that was read at `begun`: a part of the one that it names. What was there before the start
+    /// has none of its own: of a long stream that would be a flood, and say nothing of the time it took.
+    fn trace(&self, parent: Option<TraceContext>, record: &Record, begun: Instant) -> Trace {
+        if !self.caught_up {
+            return Trace::silent(parent);
+        }
+        let (shard, sequence_number) = (record.position.shard.as_str(), record.position.sequence.as_str());
+        Trace::begin(parent, Origin { stream: &self.options.stream, shard, sequence_number }, begun)
     }
 
     /// Admits what a message brings besides what is kept out by a hold.
@@ -180,6 +212,12 @@ impl Manager {
             format!("{slot} {version} is {jump} above {served}, which is or was served (--max-version-jump {most})");
         Err(("version_jump", detail))
     }
+}
+
+/// What a message means to replace, for those who are told that it does not.
+fn named(notification: &Notification, record: &Record) -> Vec<(Slot, String)> {
+    let rank = |version: Option<Version>| version.map_or_else(|| Rank::Stream(record.position.clone()), Rank::Version);
+    notification.slots().map(|(slot, version)| (slot, rank(version).to_string())).collect()
 }
 
 /// What becomes of one part of a message.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::Manager;
-use super::pipeline::Stages;
 use super::stages::Refusal;
+use super::timing::Stages;
 use super::update::Update;
 use crate::id::Slot;
 use crate::notification::Notification;
 use crate::source::Record;
 use crate::status::Entry;
+use crate::telemetry::{self, Trace, TraceContext};
 
 impl Manager {
     /// A gate says no: the slot keeps what it serves, and its next candidate gets its turn.
@@ -34,25 +35,42 @@ impl Manager {
         for (slot, _) in &update.parts {
             self.count(slot, "rejected");
         }
-        let entry = Entry { stages, ..Entry::new("rejected", update.versions()) };
+        let entry = Entry { stages: stages.seconds, ..Entry::new("rejected", update.versions()) };
         let again = if refusal.is_of_the_moment() { "; it is tried again until something newer is served" } else { "" };
-        self.note_rejected(&update.record, entry, refusal.reason, format!("{}{again}", refusal.detail));
+        self.note_rejected(&update.record, &update.trace, entry, refusal.reason, format!("{}{again}", refusal.detail));
     }
 
-    pub(super) fn reject_message(&mut self, record: &Record, reason: &'static str, detail: impl Into<String>) {
+    /// A message that is refused as a whole, and what it means to replace, as far as that is known.
+    pub(super) fn reject_message(
+        &mut self,
+        record: &Record,
+        trace: &Trace,
+        slots: impl IntoIterator<Item = (Slot, String)>,
+        reason: &'static str,
+        detail: impl Into<String>,
+    ) {
         self.recent.forget(&record.data);
-        self.note_rejected(record, Entry::new("rejected", []), reason, detail.into());
+        self.note_rejected(record, trace, Entry::new("rejected", slots), reason, detail.into());
     }
 
-    pub(super) fn note_rejected(&self, record: &Record, mut entry: Entry, reason: &'static str, detail: String) {
+    pub(super) fn note_rejected(
+        &self,
+        record: &Record,
+        trace: &Trace,
+        mut entry: Entry,
+        reason: &'static str,
+        detail: String,
+    ) {
         self.metrics.rejections.get(&[reason]).increment(1);
         tracing::warn!(
-            slots = %entry.slots.join(" and "),
-            versions = %entry.versions.join(" and "),
+            slot = telemetry::shown((!entry.slots.is_empty()).then(|| entry.slots.join(" and "))),
+            version = telemetry::shown(Some(entry.versions.join(" and ")).filter(|versions| !versions.is_empty())),
+            %reason,
             sequence_number = %record.position.sequence,
-            reason,
+            trace_id = telemetry::shown(trace.context().map(TraceContext::trace_id)),
             "refused, serving what was served before: {detail}"
         );
+        trace.end("rejected", &entry.slots, &entry.versions, Some((reason, &detail)));
         entry.reason = Some(reason);
         entry.detail = Some(detail);
         entry.sequence_number = Some(record.position.sequence.to_string());
@@ -60,6 +78,9 @@ impl Manager {
     }
 
     pub(super) fn supersede(&mut self, update: &Update) {
+        let (slots, versions): (Vec<_>, Vec<_>) =
+            update.parts.iter().map(|(slot, mark)| (slot.to_string(), mark.rank.to_string())).unzip();
+        update.trace.end("superseded", &slots, &versions, None);
         self.deferred.remove(&update.id);
         self.recent.forget(&update.record.data);
         for (slot, _) in &update.parts {

@@ -4,7 +4,7 @@
 //! One model at a time is tried and loaded: what that takes of memory and processor is known then, and the next one
 //! waits at most until `--load-timeout`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,14 @@ use super::memory::{Accounted, Budget, Lease, Memory, human};
 use super::probe::{self, Facts, Prober, Request};
 use super::room::{NeedsRoom, RoomEvent};
 use super::stages::{Announced, Gates, LOAD_STACK, Loaded, Proved, Refusal, Verified, Warm, slowed_down, too_slow};
+use super::timing::Stages;
 use crate::config::GatesConfig;
 use crate::failpoint;
 use crate::id::{Digest, ModelName};
 use crate::metrics::Metrics;
 use crate::notification::ModelUpdate;
 use crate::store::{Artifact, Fetcher};
+use crate::telemetry;
 
 /// What a probe may take without a budget: so much, and so many times the artifact.
 const PROBE_LEAST: u64 = 1 << 30;
@@ -31,9 +33,6 @@ const FREED: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(5);
 /// How many measured models are remembered.
 const REMEMBERED: usize = 1000;
-
-/// Seconds that each stage took.
-pub type Stages = BTreeMap<&'static str, f64>;
 
 /// Makes models ready. Cheap to clone; the loader thread ends with the last clone.
 #[derive(Clone)]
@@ -133,8 +132,9 @@ impl Pipeline {
         stages: &mut Stages,
     ) -> Result<(Artifact, Warm), Refusal> {
         let begun = Instant::now();
-        let artifact = self.fetcher.fetch(&model.location).await?;
-        stages.insert("fetch", begun.elapsed().as_secs_f64());
+        let fetched = telemetry::within(stages.trace.context(), self.fetcher.fetch(&model.location)).await;
+        stages.end("fetch", begun);
+        let artifact = fetched?;
         let ModelUpdate { name, format, encoding, signature, golden, limits, .. } = model;
         let contract: Option<Signature> = self.shop.config.contracts.get(&name).cloned();
         let slot = Some(name.clone());
@@ -149,7 +149,7 @@ impl Pipeline {
                 drop(lease);
                 let begun = Instant::now();
                 let facts = self.shop.probe(prober, &artifact, &announced).await;
-                stages.insert("probe", begun.elapsed().as_secs_f64());
+                stages.end("probe", begun);
                 let facts = facts?;
                 self.shop.judge(&facts, &announced)?;
                 if let Some(served) = served {
@@ -201,8 +201,10 @@ impl Pipeline {
         let gone = || Refusal::new("panic", "the loader thread is gone");
         self.loader.send(Job { proved, lease, answer }).map_err(|_| gone())?;
         let (result, times) = outcome.await.map_err(|_| gone())?;
+        let mut begun = Instant::now().checked_sub(times.iter().sum()).unwrap_or_else(Instant::now);
         for (stage, time) in ["verify", "load", "warm"].into_iter().zip(times) {
-            stages.insert(stage, time.as_secs_f64());
+            stages.note(stage, begun, time);
+            begun += time;
         }
         result
     }
@@ -325,7 +327,8 @@ impl Shop {
             Ok(facts) => facts.row_cost,
             Err(refusal) => {
                 tracing::warn!(
-                    reason = refusal.reason,
+                    digest = %served.artifact.digest().short(),
+                    reason = %refusal.reason,
                     "the served model could not be measured, and the new one not be compared with it: {refusal}"
                 );
                 return Ok(());
@@ -386,7 +389,7 @@ fn begin(attempts: &Attempts, digest: Digest) -> Result<(), Refusal> {
     }
     if let Err(error) = attempts.begin(digest) {
         // It guards against what is rare: a full disk must not keep the last known good from being served.
-        tracing::warn!(%error, digest = digest.short(), "the load of an artifact cannot be noted; loading it all the same");
+        tracing::warn!(%error, digest = %digest.short(), "the load of an artifact cannot be noted; loading it all the same");
     }
     Ok(())
 }

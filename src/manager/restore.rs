@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use super::Manager;
 use super::back::missing;
 use super::journal::Saved;
-use super::pipeline::Stages;
 use super::stages::Refusal;
+use super::timing::Stages;
 use crate::failpoint;
 use crate::id::{Digest, Slot, Version};
 use crate::notification;
@@ -30,7 +30,7 @@ impl Manager {
         if self.status.set_ready() {
             self.status.set_bootstrapped(from);
             let (snapshot, from) = (self.swapper.snapshot(), from.code());
-            tracing::info!(states = snapshot.states.len(), models = snapshot.models.len(), from, "ready: {how}");
+            tracing::info!(states = snapshot.states.len(), models = snapshot.models.len(), %from, "ready: {how}");
         }
     }
 
@@ -93,7 +93,7 @@ impl Manager {
         if let Some((saved, _)) = fell_back {
             self.metrics.fallbacks.increment(1);
             let rank = saved.rank.to_string();
-            tracing::warn!(%slot, version = rank, "serving what was served before the last known good");
+            tracing::warn!(%slot, version = %rank, "serving what was served before the last known good");
             self.status.record(Entry::new("fell_back", [(slot.clone(), rank)]));
         }
         let has_initial = matches!(slot, Slot::State(key) if self.options.initial.contains_key(key));

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::memory::{Admission, Held, human};
-use super::pipeline::{Served, Stages};
+use super::pipeline::Served;
 use super::stages::{Refusal, Warm};
+use super::timing::Stages;
 use super::{Goal, Manager, RETRY, Work};
 use crate::id::{ModelName, Slot};
 use crate::serving::{ModelFacts, ServedModel};
@@ -102,7 +103,7 @@ impl Manager {
     fn let_previous_go(&mut self) -> bool {
         let any = !self.warm.is_empty();
         for (name, model) in self.warm.drain() {
-            tracing::info!(model = %name, version = %model.facts.rank, "not kept warm any more, for want of memory");
+            tracing::info!(slot = %Slot::Model(name.clone()), version = %model.facts.rank, "not kept warm any more, for want of memory");
             self.reaper.retire_model(model);
         }
         any
@@ -112,7 +113,7 @@ impl Manager {
     fn make_way(&mut self, name: &ModelName) {
         let snapshot = self.swapper.snapshot();
         let Some(model) = snapshot.models.get(name) else { return };
-        tracing::warn!(model = %name, version = %model.facts.rank,
+        tracing::warn!(slot = %Slot::Model(name.clone()), version = %model.facts.rank,
             "unloaded, for a newer version does not fit beside it: 503 until that is served, or this one again");
         self.room.unloaded.insert(name.clone(), model.facts.clone());
         self.swap_snapshot(snapshot.reloading(name));
@@ -177,12 +178,15 @@ impl Manager {
         match result {
             Ok(warm) => {
                 let Some(facts) = self.room.unloaded.remove(&name) else { return };
-                tracing::info!(model = %name, version = %facts.rank, "served again, for the newer version was not fit");
+                self.said.remove(&slot);
+                tracing::info!(%slot, version = %facts.rank, "served again, for the newer version was not fit");
                 self.swap(vec![], vec![ServedModel::new(facts, warm.model, warm.row_cost)]);
             }
             Err(refusal) => {
-                tracing::error!(model = %name, reason = refusal.reason,
-                    "what was unloaded cannot be loaded again; trying until something newer comes: {refusal}");
+                if self.said.insert(slot.clone()) {
+                    tracing::error!(%slot, reason = %refusal.reason,
+                        "what was unloaded cannot be loaded again; trying until something newer comes: {refusal}");
+                }
                 self.reload(name, RETRY);
             }
         }

@@ -12,6 +12,7 @@ use crate::notification::{self, Limits, Location, ModelUpdate, Notification, Sig
 use crate::serving::live::Typed;
 use crate::source::Record;
 use crate::store::Artifact;
+use crate::telemetry::Trace;
 
 /// A message on its way.
 pub struct Update {
@@ -25,6 +26,8 @@ pub struct Update {
     pub typed: Option<Typed>,
     /// Where it came from.
     pub record: Record,
+    /// Its trace.
+    pub trace: Trace,
     /// When it was read.
     pub taken_in: Instant,
     /// When it arrived in the stream.
@@ -49,8 +52,8 @@ impl Update {
             return None;
         }
         let notification = Notification { model: None, ..self.notification.clone() };
-        let (record, typed) = (self.record.clone(), self.typed.clone());
-        Some(Self { parts, notification, typed, record, ..*self })
+        let (record, typed, trace) = (self.record.clone(), self.typed.clone(), self.trace.clone());
+        Some(Self { parts, notification, typed, record, trace, ..*self })
     }
 
     /// Its slots, each with the version it gives.

@@ -17,7 +17,7 @@ use crate::id::{Digest, Format, Invalid, MessageId, ModelName, StateKey, Version
 use crate::trust::Required;
 
 /// The fields that `must_understand` may name: what this server acts on.
-const UNDERSTOOD: [&str; 30] = [
+const UNDERSTOOD: [&str; 31] = [
     "message_id",
     "text",
     "key",
@@ -48,6 +48,7 @@ const UNDERSTOOD: [&str; 30] = [
     "control.from",
     "control.sha256",
     "model.limits",
+    "traceparent",
 ];
 
 /// The first four bytes of a record that the Kinesis Producer Library aggregated.
@@ -120,14 +121,14 @@ fn message(text: &[u8], kind: Kind, limits: &Limits) -> Result<Notification, Rej
     match kind {
         Kind::Message => parse(text, limits),
         Kind::Event => {
-            let Event { id, time, data } = envelope::event(text)?;
+            let Event { id, time, trace, data } = envelope::event(text)?;
             if envelope::kind(data.get().as_bytes())? != Kind::Message {
                 let detail = "an envelope within a CloudEvent: put the CloudEvent into the DSSE envelope";
                 return Err(Rejection::new(Reason::Schema, detail));
             }
             let notification = parse(data.get().as_bytes(), limits)?;
             let (id, published_at) = (notification.id.or(Some(id)), notification.published_at.or(time));
-            Ok(Notification { id, published_at, ..notification })
+            Ok(Notification { id, published_at, trace: notification.trace.or(trace), ..notification })
         }
         Kind::Signed => Err(Rejection::new(Reason::Schema, "a DSSE envelope within another one")),
     }
@@ -173,6 +174,8 @@ struct Message<'a> {
     model: Option<Model>,
     published_at: Option<Timestamp>,
     expires_at: Option<Timestamp>,
+    #[serde(default, borrow)]
+    traceparent: Option<&'a RawValue>,
     #[serde(default)]
     must_understand: Vec<String>,
     #[serde(default, borrow, deserialize_with = "present")]
@@ -239,6 +242,7 @@ impl Message<'_> {
             id: self.message_id.as_deref().map(str::parse::<MessageId>).transpose().map_err(schema)?,
             published_at: self.published_at,
             expires_at: self.expires_at,
+            trace: self.traceparent.and_then(envelope::trace),
             state,
             model,
             control,
@@ -410,6 +414,29 @@ mod tests {
         assert_eq!(limits(r#"{"row_time":"5ms","memory_bytes":1000}"#), both);
         for wrong in ["1", r#"{"row_time":5}"#, r#"{"row_time":"soon"}"#, r#"{"memory_bytes":-1}"#] {
             assert_eq!(reason(&model(wrong)), Reason::Schema, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_traceparent_is_taken_where_it_is_one_and_never_a_reason_to_refuse() {
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let other = trace.replace("4bf9", "5bf9");
+        let event = |fields: &str, data: &str| {
+            format!(r#"{{"specversion":"1.0","id":"1","source":"/ci","type":"t",{fields}"data":{{"state":1{data}}}}}"#)
+        };
+        for (text, expected) in [
+            (r#"{"state":1}"#.to_owned(), None),
+            (format!(r#"{{"state":1,"traceparent":"{trace}"}}"#), Some(trace)),
+            (format!(r#"{{"state":1,"must_understand":["traceparent"],"traceparent":"{trace}"}}"#), Some(trace)),
+            (r#"{"state":1,"traceparent":null}"#.to_owned(), None),
+            (r#"{"state":1,"traceparent":{"a":[1]}}"#.to_owned(), None),
+            (format!(r#"{{"state":1,"traceparent":"{}"}}"#, trace.to_uppercase()), None),
+            (event(&format!(r#""traceparent":"{trace}","#), ""), Some(trace)),
+            (event(r#""traceparent":7,"#, ""), None),
+            (event(&format!(r#""traceparent":"{trace}","#), &format!(r#","traceparent":"{other}""#)), Some(&*other)),
+        ] {
+            let found = read(&text).expect(&text).trace.map(|trace| trace.to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
         }
     }
 

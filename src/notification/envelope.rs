@@ -23,6 +23,7 @@ use serde_json::value::RawValue;
 
 use super::{Reason, Rejection};
 use crate::id::MessageId;
+use crate::telemetry::TraceContext;
 use crate::trust::{self, MAX_SIGNATURES, Signature, SigningKey};
 
 /// The type of what is signed.
@@ -180,6 +181,8 @@ pub(super) struct Event<'a> {
     pub id: MessageId,
     /// Its time, for a message that has none of its own.
     pub time: Option<Timestamp>,
+    /// Its trace (the extension for distributed tracing), for a message that names none of its own.
+    pub trace: Option<TraceContext>,
     /// The message.
     pub data: &'a RawValue,
 }
@@ -192,6 +195,8 @@ struct CloudEvent<'a> {
     r#type: String,
     time: Option<Timestamp>,
     datacontenttype: Option<String>,
+    #[serde(default, borrow)]
+    traceparent: Option<&'a RawValue>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
@@ -217,7 +222,12 @@ pub(super) fn event(text: &[u8]) -> Result<Event<'_>, Rejection> {
     }
     let data = event.data.ok_or_else(|| schema("a CloudEvent without \"data\" (as JSON, not as data_base64)"))?;
     let id = event.id.parse().map_err(|error: crate::id::Invalid| schema(error.to_string()))?;
-    Ok(Event { id, time: event.time, data })
+    Ok(Event { id, time: event.time, trace: event.traceparent.and_then(trace), data })
+}
+
+/// A `traceparent`. One that is none is left out: how something is watched is no reason to refuse it.
+pub(super) fn trace(json: &RawValue) -> Option<TraceContext> {
+    TraceContext::parse(json.get().strip_prefix('"')?.strip_suffix('"')?.as_bytes())
 }
 
 fn schema(detail: impl Into<String>) -> Rejection {

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::id::{Digest, Format, ModelName, Slot, StateKey, Version};
 use crate::notification::{ArtifactUri, Control, Encoding};
+use crate::telemetry::TraceContext;
 
 /// A new state, a new model or a command, and how it is announced.
 #[derive(Debug, Clone, Serialize)]
@@ -14,6 +15,8 @@ pub struct Draft {
     #[serde(flatten)]
     content: Content,
     published_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -108,7 +111,14 @@ impl Draft {
     }
 
     fn new(content: Content) -> Self {
-        Self { message_id: format!("{:032x}", fastrand::u128(..)), content, published_at: Timestamp::now() }
+        let message_id = format!("{:032x}", fastrand::u128(..));
+        Self { message_id, content, published_at: Timestamp::now(), traceparent: None }
+    }
+
+    /// The same as a part of this trace, which goes on where it is served.
+    #[must_use]
+    pub fn with_trace(self, trace: Option<TraceContext>) -> Self {
+        Self { traceparent: trace.map(|trace| trace.to_string()), ..self }
     }
 
     /// The slot that it means.

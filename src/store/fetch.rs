@@ -196,9 +196,18 @@ impl Fetcher {
         };
         let resume = download.as_ref().and_then(|here| Some(Resume { from: here.got(), tag: here.tag()? }));
         let request = Request { uri: goal.uri, version_id: goal.version_id, resume };
-        let body = tokio::time::timeout(WINDOW, store.open(request))
-            .await
-            .map_err(|_| Error::Unavailable { detail: format!("no answer came for {WINDOW:?}") })??;
+        let opened = tokio::time::timeout(WINDOW, store.open(request)).await;
+        let opened = opened.map_err(|_| Error::Unavailable { detail: format!("no answer came for {WINDOW:?}") });
+        let opened = opened.and_then(|opened| opened);
+        if matches!(goal.uri, ArtifactUri::S3 { .. }) {
+            match &opened {
+                Err(error) if error.is_transient() || matches!(error, Error::Denied { .. }) => {
+                    self.metrics.artifact_store.lost(error.code(), error.to_string());
+                }
+                _ => self.metrics.artifact_store.made(),
+            }
+        }
+        let body = opened?;
         if resume.is_some_and(|resume| body.tag.as_deref().is_some_and(|tag| tag != resume.tag)) {
             return Err(Error::Changed { uri: goal.uri.to_string() });
         }

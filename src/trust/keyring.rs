@@ -26,7 +26,7 @@ use crate::id::{KeyId, ModelName, Slot, StateKey};
 const MAX_KEYS: usize = 32;
 
 /// The keys that are trusted, and how many of them it takes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keyring {
     keys: Vec<TrustedKey>,
     threshold: usize,

@@ -1,6 +1,5 @@
 //! Everything but inferences: what is there, how it does, health, reflection, and the end.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -292,11 +291,12 @@ async fn the_version_before_is_answered_by_its_number_while_it_is_warm() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_merges_the_routes_speaks_grpc_too() {
     let (server, _feeder, _) = start(|_| {}).await;
-    let host = Router::new().route("/own", get("own")).merge(hotserve::http::router(Arc::clone(&server.http)));
+    let host = Router::new().route("/own", get("own")).merge(hotserve::http::router(&server.http));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, shutdown) = (Client::to(listener.local_addr().unwrap()), CancellationToken::new());
     let door = Door::usual(Metrics::new());
-    let serving = tokio::spawn(listener::serve(listener, host, door, Duration::from_secs(10), shutdown.clone()));
+    let drain = listener::Drain { delay: Duration::ZERO, limit: Duration::from_secs(10) };
+    let serving = tokio::spawn(listener::serve(listener, host, door, drain, shutdown.clone()));
     assert!(client.infer(rows(2)).await.is_ok());
     assert_eq!(checked(&client, "").await.unwrap(), ServingStatus::Serving);
     shutdown.cancel();

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -91,6 +92,8 @@ pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) door: Door,
     pub(super) activity: Arc<Activity>,
+    /// Whether the server is about to stop: answers say that the connection closes.
+    pub(super) leaving: Arc<AtomicBool>,
     /// Tells it to end: at once where it does nothing, else after its answer.
     pub(super) stop: CancellationToken,
 }
@@ -128,17 +131,18 @@ impl Connection {
         S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
-        let Self { peer, door, activity, stop } = self;
-        let activity_of = Arc::clone(&activity);
+        let Self { peer, door, activity, leaving, stop } = self;
+        // One for this connection: to count its users is no business of the others.
+        let shared = Arc::new((Arc::clone(&activity), leaving));
         let service = service_fn(move |mut request: Request<Incoming>| {
-            let underway = activity_of.begin();
+            let (underway, shared) = (shared.0.begin(), Arc::clone(&shared));
             if let Some(certificate) = &certificate {
                 request.extensions_mut().insert(certificate.clone());
             }
             let http1 = request.version() <= Version::HTTP_11;
             service.clone().oneshot(request).map(move |answer| {
                 answer.map(|mut response| {
-                    if http1 && underway.is_last() {
+                    if http1 && (underway.is_last() || shared.1.load(Ordering::Relaxed)) {
                         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
                     response.map(|body| Tracked { body, _underway: underway })

@@ -6,7 +6,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::metrics::Scraped;
@@ -29,7 +29,11 @@ impl Server {
         Self::with(drain, |_| {}).await
     }
 
-    async fn with(drain: Duration, change: impl FnOnce(&mut Door)) -> Self {
+    async fn with(limit: Duration, change: impl FnOnce(&mut Door)) -> Self {
+        Self::ending(Drain { delay: Duration::ZERO, limit }, change).await
+    }
+
+    async fn ending(drain: Drain, change: impl FnOnce(&mut Door)) -> Self {
         let metrics = Metrics::new();
         let (head_timeout, idle_timeout) = (HEAD, IDLE);
         let mut door = Door { connections: 1000, head_timeout, idle_timeout, tls: None, metrics: Arc::clone(&metrics) };
@@ -388,4 +392,49 @@ async fn a_request_that_came_before_the_shutdown_was_seen_is_answered() {
     server.finish.notify_one();
     assert!(read_to_end(&mut slow).await.ends_with("slow"));
     server.ended().await;
+}
+
+#[tokio::test]
+async fn who_waits_to_be_accepted_at_the_shutdown_is_answered() {
+    let router = Router::new().route("/fast", get(|| async { "fast" }));
+    let listener = bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(address).await.expect("the system takes it");
+        stream.write_all(b"GET /fast HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+        streams.push(stream);
+    }
+    // Shut down before it has accepted anything.
+    let (shutdown, limit, metrics) = (CancellationToken::new(), Duration::from_secs(600), Metrics::new());
+    shutdown.cancel();
+    let door = Door { connections: 1000, head_timeout: HEAD, idle_timeout: IDLE, tls: None, metrics };
+    let served = tokio::spawn(serve(listener, router, door, Drain { delay: Duration::ZERO, limit }, shutdown));
+    for mut stream in streams {
+        let answer = read_to_end(&mut stream).await;
+        assert!(answer.contains("connection: close") && answer.ends_with("fast"), "{answer}");
+    }
+    served.await.expect("no panic").expect("a clean end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_the_delay_all_are_answered_and_told_to_leave() {
+    let delay = Duration::from_secs(60);
+    let server = Server::ending(Drain { delay, limit: Duration::from_secs(600) }, |_| {}).await;
+    let mut old = server.send("/fast").await;
+    let answer = read_until(&mut old, "fast").await;
+    assert!(!answer.contains("connection: close"), "{answer}");
+    let begun = Instant::now();
+    server.shutdown.cancel();
+    sleep(delay / 2).await;
+    old.write_all(b"GET /fast HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+    let mut new = server.send("/fast").await;
+    for stream in [&mut old, &mut new] {
+        let answer = read_to_end(stream).await;
+        assert!(answer.contains("connection: close") && answer.ends_with("fast"), "{answer}");
+    }
+    let address = server.address;
+    server.ended().await;
+    assert_eq!(begun.elapsed().as_secs(), delay.as_secs());
+    assert!(TcpStream::connect(address).await.is_err(), "nobody is accepted any more");
 }

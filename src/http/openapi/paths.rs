@@ -11,6 +11,7 @@ use super::parts::{
 use crate::http::catalog::{Catalog, History, Number};
 use crate::http::docs;
 use crate::http::health::{Live, Ready};
+use crate::http::page;
 use crate::http::problem::Body;
 use crate::id::StateKey;
 use crate::manager::Done;
@@ -46,8 +47,9 @@ pub(super) fn fixed(generator: &mut SchemaGenerator, shown: &Shown<'_>, facts: &
     }
     get("/readyz", ready(generator));
     get("/metrics", metrics());
-    get("/", page("page", "The status page"));
-    get("/docs", page("docs", "The page that shows this document"));
+    get("/", status_page());
+    get("/page/{file}", page_file());
+    get("/docs", docs_page());
     get("/docs/{file}", docs_file());
     get("/openapi.json", document());
     let mut post = |path: &str, operation: Value| {
@@ -233,13 +235,17 @@ fn history(generator: &mut SchemaGenerator) -> Operation {
 }
 
 fn events() -> Operation {
-    let text =
-        "An event for each entry of the history, whose id it has, and `gap` where some are lost. It does not end";
+    let text = "An event for each entry of the history, whose id it has, and `gap` where some are lost. With `pulse` \
+                also `server`, which says what does not change, `pulses` with a row for each of the last seconds, and \
+                each second a `pulse`: rates and times of requests, readiness, stream, manifest, memory. It does not end";
     let mut answers = vec![(200, content(text, "text/event-stream", &json!({ "type": "string" }), &[]))];
     answers.extend(problems(&[(400, &["bad_last_event_id"]), (503, &["too_many_listeners"])]));
     let id = json!({ "type": "string", "pattern": "^[0-9]{1,18}$" });
     Operation {
-        parameters: vec![in_headers("last-event-id", "Go on behind this one; 0 is all that is kept", id)],
+        parameters: vec![
+            in_headers("last-event-id", "Go on behind this one; 0 is all that is kept", id),
+            in_query("pulse", "Say each second how the server does", json!({ "type": "string" })),
+        ],
         ..Operation::new("events", "watch", "The history as it happens", answers)
     }
 }
@@ -272,21 +278,48 @@ fn metrics() -> Operation {
     Operation::new("metrics", "health", "Everything for Prometheus", answers)
 }
 
-fn page(id: &str, summary: &str) -> Operation {
+fn status_page() -> Operation {
+    let headers = ["content-security-policy", "etag", "vary"];
+    let text = json!({ "type": "string" });
+    let mut answers = vec![(200, content("The page", "text/html", &text, &headers)), unchanged(&headers)];
+    answers.extend(problems(&[]));
+    Operation { parameters: vec![if_none_match()], ..Operation::new("page", "pages", "The status page", answers) }
+}
+
+fn page_file() -> Operation {
+    let names: Vec<&str> = page::files().collect();
+    Operation {
+        parameters: vec![in_path("file", "Which file", json!({ "enum": names })), if_none_match()],
+        ..Operation::new(
+            "page_file",
+            "pages",
+            "What the status page is made of",
+            files(&["text/javascript", "text/css"]),
+        )
+    }
+}
+
+fn docs_page() -> Operation {
     let text = json!({ "type": "string" });
     let mut answers = vec![(200, content("The page", "text/html", &text, &["content-security-policy"]))];
     answers.extend(problems(&[]));
-    Operation::new(id, "pages", summary, answers)
+    Operation::new("docs", "pages", "The page that shows this document", answers)
+}
+
+/// A file of a page, of one of these types.
+fn files(media_types: &[&str]) -> Vec<(u16, Value)> {
+    let headers = ["etag", "vary"];
+    let file = |media_type: &&str| ((*media_type).to_owned(), json!({ "schema": { "type": "string" } }));
+    let mut found = content("The file", "text/plain", &json!({ "type": "string" }), &headers);
+    found["content"] = Value::Object(media_types.iter().map(file).collect());
+    let mut answers = vec![(200, found), unchanged(&headers)];
+    answers.extend(problems(&[(404, &["not_found"])]));
+    answers
 }
 
 fn docs_file() -> Operation {
-    let headers = ["etag", "vary"];
-    let file = |media_type: &str| (media_type.to_owned(), json!({ "schema": { "type": "string" } }));
-    let mut found = content("The file", "text/plain", &json!({ "type": "string" }), &headers);
-    found["content"] = Value::Object(["text/javascript", "text/css", "text/plain"].map(file).into_iter().collect());
-    let mut answers = vec![(200, found), unchanged(&headers)];
-    answers.extend(problems(&[(404, &["not_found"])]));
     let names: Vec<&str> = docs::files().collect();
+    let answers = files(&["text/javascript", "text/css", "text/plain"]);
     Operation {
         parameters: vec![in_path("file", "Which file", json!({ "enum": names })), if_none_match()],
         ..Operation::new("docs_file", "pages", "What the page is made of, licences included", answers)

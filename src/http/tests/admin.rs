@@ -86,7 +86,7 @@ async fn what_is_no_command_is_refused_with_what_is_wrong() {
 async fn a_port_of_their_own_takes_commands_and_the_other_one_does_not() {
     let server = on(Some(([127, 0, 0, 1], 0).into()));
     post(&server.router, Some(&bearer()), ROLLBACK).await.problem(404, "not_found");
-    let own = admin_router(Arc::clone(&server.http));
+    let own = admin_router(&server.http);
     post(&own, Some(&bearer()), ROLLBACK).await.problem(503, "stopping");
     post(&own, None, ROLLBACK).await.problem(401, "unauthorized");
     for path in ["/", "/state", "/metrics", "/admin", "/admin/"] {

@@ -10,6 +10,7 @@ mod scan;
 mod status;
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -35,11 +36,12 @@ use self::frame::Deadline;
 use self::proto::inference as pb;
 use super::models::Named;
 use super::wire::shown;
-use crate::http::observe::{Observe, REQUEST_ID, overloaded, request_id};
+use crate::http::observe::{Observe, overloaded};
 use crate::http::predict;
 use crate::http::problem::Problem;
+use crate::http::trace::{Caller, Fault, REQUEST_ID};
 use crate::http::{Http, not_found};
-use crate::metrics::{GRPC_CODES, GRPC_METHODS, Metrics};
+use crate::metrics::{Asked, Ended, GRPC_CODES, GRPC_METHODS, Metrics};
 
 /// The largest message of what is no inference, in bytes: names, and a few parameters. It is read where it is answered.
 const SMALL: usize = 16 << 10;
@@ -84,7 +86,7 @@ pub(in crate::http) fn router(http: &Arc<Http>) -> Router<Arc<Http>> {
         if is_grpc(&request) {
             return grpc.call(request).await;
         }
-        other.answer(Instant::now(), request_id(request.headers()), not_found()).await
+        other.answer(Caller::of(request.method(), request.headers()), not_found()).await
     };
     let paths = [
         "/inference.GRPCInferenceService/{method}",
@@ -107,9 +109,9 @@ impl Grpc {
     where
         B: HttpBody<Data = Bytes, Error: Into<BoxError> + Display> + Send + Unpin + 'static,
     {
-        let (start, services) = (Instant::now(), &*self.0);
+        let services = &*self.0;
         let (head, body) = request.into_parts();
-        let id = request_id(&head.headers);
+        let caller = Caller::of_head(&head);
         let metrics = &services.http.metrics;
         let flight = metrics.in_flight.enter();
         let answer = if flight.fits() || !head.uri.path().ends_with("/ModelInfer") {
@@ -119,15 +121,23 @@ impl Grpc {
             Ok(Err(overloaded().into()))
         };
         let answer = answer.unwrap_or_else(|_| {
-            // The panic hook has told where; a call costs itself, and nothing else.
-            let id = id.to_str().unwrap_or_default();
-            tracing::error!(route = head.uri.path(), request_id = id, "a request's handler panicked");
-            Err(Problem::internal().into())
+            let fault = Some(Arc::new(Fault::panicked()));
+            Err(Problem { fault, ..Problem::internal() }.into())
         });
         let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        let fault = answer
+            .as_ref()
+            .err()
+            .and_then(|status| status.source())
+            .and_then(|source| source.downcast_ref::<Fault>().cloned());
         let mut response = answer.unwrap_or_else(frame::refuse);
-        response.headers_mut().insert(REQUEST_ID, id);
-        services.count(head.uri.path(), code, start);
+        let route = services.route(head.uri.path());
+        let trace = caller.answered(route, &response, Some(code.into()));
+        if let Some(fault) = fault {
+            caller.failed(route, trace, &fault);
+        }
+        services.count(route, code, caller.begun);
+        response.headers_mut().insert(REQUEST_ID, caller.id);
         response
     }
 }
@@ -217,6 +227,12 @@ impl Services {
         }
     }
 
+    /// The method as the metrics have it.
+    fn route(&self, path: &str) -> &'static str {
+        let found = self.methods.iter().find(|series| series.path == path);
+        found.or_else(|| self.methods.last()).map_or("other", |series| series.path)
+    }
+
     fn count(&self, path: &str, code: Code, start: Instant) {
         let found = self.methods.iter().find(|series| series.path == path);
         let Some(series) = found.or_else(|| self.methods.last()) else { return };
@@ -224,7 +240,16 @@ impl Services {
         if let Some((_, answers)) = series.answers.iter().find(|(code, _)| *code == name) {
             answers.increment(1);
         }
-        series.duration.record(start.elapsed());
+        let duration = start.elapsed();
+        series.duration.record(duration);
+        if series.path == "/inference.GRPCInferenceService/ModelInfer" {
+            let ended = match code {
+                Code::Ok => Ended::Well,
+                Code::Internal | Code::Unavailable | Code::DeadlineExceeded | Code::Unknown => Ended::Failed,
+                _ => Ended::Refused,
+            };
+            self.http.metrics.traffic.record(Asked::Prediction, duration, ended);
+        }
     }
 }
 

@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::body::Inputs;
 use super::super::min_version::MinVersion;
-use super::super::observe::request_id;
 use super::super::predict::{MODEL_DIGEST, MODEL_NAME, MODEL_VERSION, counted, read};
 use super::super::problem::Problem;
+use super::super::trace::request_id;
 use super::super::{Http, inference};
 use super::encoding::{Encoding, plain};
 use super::models::{Named, chosen};

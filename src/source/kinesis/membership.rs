@@ -107,9 +107,12 @@ struct Keeper {
 
 impl Keeper {
     async fn keep(self) {
+        // What was said already: it is tried again twice a minute, and said again when it is another.
+        let mut said = None;
         loop {
             match self.register().await {
                 Ok(arn) => {
+                    said = None;
                     tracing::info!(consumer = self.name, "reading with enhanced fan-out");
                     self.consumer.set(Some(arn));
                     self.is_there.send_replace(true);
@@ -119,11 +122,13 @@ impl Keeper {
                     self.is_there.send_replace(false);
                 }
                 Err(RegisterError::Full { registered, .. }) if self.mode == ConsumerMode::Auto => {
-                    tracing::warn!(
-                        registered,
-                        "the stream has no room for another consumer: polling instead. `hotserve consumers` lists them, \
-                         and clears stale ones; a stream in on-demand advantage mode has room for 50"
-                    );
+                    if said.replace("full") != Some("full") {
+                        tracing::warn!(
+                            registered,
+                            "the stream has no room for another consumer: polling instead. `hotserve consumers` lists \
+                             them, and clears stale ones; a stream in on-demand advantage mode has room for 50"
+                        );
+                    }
                     tokio::time::sleep(RETRY_FULL).await;
                 }
                 Err(error) => {
@@ -137,7 +142,10 @@ impl Keeper {
                             ),
                         },
                     };
-                    self.observer.no_consumer(&fault);
+                    let code = fault.kind.code();
+                    if said.replace(code) != Some(code) {
+                        self.observer.no_consumer(&fault);
+                    }
                     tokio::time::sleep(RETRY).await;
                 }
             }

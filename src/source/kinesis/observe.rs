@@ -1,8 +1,9 @@
 //! What the tailer does, as metrics, logs and the status board show it.
 
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
+use super::pace::FEW;
 use super::tailer::{Effect, Event, ReaderId, Tailer};
 use crate::aws::{Fault, FaultKind};
 use crate::id::SequenceNumber;
@@ -15,11 +16,51 @@ pub(super) struct Observer {
     stream: String,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
+    said: Arc<Mutex<Said>>,
+}
+
+/// What is wrong and was said, so that it is said once, and its end too.
+#[derive(Debug, Default)]
+struct Said {
+    trouble: Option<Lasting>,
+    crowded: bool,
+}
+
+/// A trouble that was said.
+#[derive(Debug)]
+struct Lasting {
+    /// Each kind is said once until all is well.
+    codes: Vec<&'static str>,
+    since: Instant,
+    last: Instant,
+}
+
+/// For so long nothing must have gone wrong before it is said that it is over: of many shards, or one that answers now
+/// and then, the log must not say so each time.
+const OVER: Duration = Duration::from_secs(10);
+
+impl Said {
+    /// Something is wrong. Answers whether to say it: not what was said and is not over.
+    fn on_trouble(&mut self, code: &'static str, now: Instant) -> bool {
+        let trouble = self.trouble.get_or_insert_with(|| Lasting { codes: Vec::new(), since: now, last: now });
+        trouble.last = now;
+        let news = !trouble.codes.contains(&code);
+        if news {
+            trouble.codes.push(code);
+        }
+        news
+    }
+
+    /// There was an answer. Answers how long it was wrong, when that is to be said.
+    fn on_answer(&mut self, now: Instant) -> Option<Duration> {
+        let over = self.trouble.take_if(|trouble| now.duration_since(trouble.last) >= OVER)?;
+        Some(over.last - over.since)
+    }
 }
 
 impl Observer {
     pub(super) fn new(stream: String, metrics: Arc<Metrics>, status: Arc<Status>) -> Self {
-        Self { stream, metrics, status }
+        Self { stream, metrics, status, said: Arc::default() }
     }
 
     /// How far the service's clock is ahead of this machine's.
@@ -57,14 +98,19 @@ impl Observer {
                 tracing::warn!(stream = self.stream, "{what}");
             }
             Effect::Trouble(fault) => self.trouble(fault),
-            Effect::Crowded(ratio) => tracing::warn!(
+            Effect::Crowded(ratio) if !self.crowded(true) => tracing::warn!(
                 stream = self.stream,
                 throttled_percent = (ratio * 100.0).round(),
                 "instances share five reads a second of a shard, and are too many for it: up to 5 poll well, up to 20 \
                  with --fleet-size N or --consumer fan-out, up to 50 with fan-out on a stream in on-demand advantage \
                  mode; more read the --manifest"
             ),
-            Effect::Ask { .. } | Effect::Survey(_) | Effect::HandOn(_) | Effect::CaughtUp | Effect::Register => {}
+            Effect::Crowded(_)
+            | Effect::Ask { .. }
+            | Effect::Survey(_)
+            | Effect::HandOn(_)
+            | Effect::CaughtUp
+            | Effect::Register => {}
         }
     }
 
@@ -79,6 +125,9 @@ impl Observer {
         metrics.stream_poll_interval.set(load.interval.as_secs_f64());
         metrics.stream_throttle_ratio.set(load.throttled);
         metrics.stream_estimated_readers.set(load.readers);
+        if load.throttled <= FEW && self.crowded(false) {
+            tracing::info!(stream = self.stream, "instances do not get in each other's way any more");
+        }
     }
 
     /// There is no consumer to subscribe with: shards are polled.
@@ -117,6 +166,15 @@ impl Observer {
     fn contact(&self) {
         self.metrics.stream_last_poll_timestamp.set(unix_seconds(SystemTime::now()));
         self.status.stream_contact();
+        let over = self.said.lock().unwrap_or_else(PoisonError::into_inner).on_answer(Instant::now());
+        if let Some(lasted) = over {
+            tracing::info!(stream = self.stream, lasted_seconds = lasted.as_secs(), "the stream answers again");
+        }
+    }
+
+    /// Notes whether it is said that the instances are too many. Answers whether it was before.
+    fn crowded(&self, now: bool) -> bool {
+        std::mem::replace(&mut self.said.lock().unwrap_or_else(PoisonError::into_inner).crowded, now)
     }
 
     /// Counts a call that was not answered as asked.
@@ -153,10 +211,12 @@ impl Observer {
                 format!("stream {stream:?} does not answer")
             }
         };
-        let message = format!("{cure}: {}", fault.message);
+        let message = format!("{cure}: {}", fault.message.trim_end_matches('.'));
         let code = fault.kind.code();
         if self.status.stream_trouble(Trouble { code, message: message.clone() }) {
             self.status.waiting_for(format!("the stream: {message}"));
+        }
+        if self.said.lock().unwrap_or_else(PoisonError::into_inner).on_trouble(code, Instant::now()) {
             tracing::warn!(stream, code, "{message}; serving what there is, and trying again");
         }
     }
@@ -169,4 +229,29 @@ pub(super) fn warn_of_auto_distribution(stream: &str) {
         "the stream spreads records over its shards whatever their partition key (record distribution AUTO): only \
          messages with versions keep their order"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_that_comes_and_goes_is_said_once_and_its_end_when_it_is_over() {
+        let mut said = Said::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(said.on_answer(at(0)), None);
+        assert!(said.on_trouble("unavailable", at(1)));
+        for second in 2..60 {
+            // One shard answers, another does not.
+            assert_eq!(said.on_answer(at(second)), None);
+            assert!(!said.on_trouble("unavailable", at(second)));
+        }
+        assert!(said.on_trouble("access_denied", at(60)), "another trouble is news");
+        assert!(!said.on_trouble("unavailable", at(60)) && !said.on_trouble("access_denied", at(60)), "once");
+        assert_eq!(said.on_answer(at(69)), None);
+        assert_eq!(said.on_answer(at(70)), Some(Duration::from_secs(59)));
+        assert_eq!(said.on_answer(at(71)), None);
+        assert!(said.on_trouble("access_denied", at(72)), "it is news again");
+    }
 }

@@ -120,7 +120,7 @@ const ENOUGH: usize = 20;
 /// Above this share of throttled reads the instances are too many for polling.
 const TOO_MANY: f64 = 0.10;
 /// Below this share, the next time is news again.
-const FEW: f64 = 0.05;
+pub const FEW: f64 = 0.05;
 
 /// How a shard's readers get in each other's way, over the last minutes.
 #[derive(Debug, Default)]

@@ -32,6 +32,10 @@ impl From<Problem> for Status {
             // In milliseconds, for clients that have a policy for retries.
             metadata.insert("grpc-retry-pushback-ms", MetadataValue::from_static("1000"));
         }
+        // Whoever answers the call logs it.
+        if let Some(fault) = problem.fault {
+            status.set_source(fault);
+        }
         status
     }
 }
