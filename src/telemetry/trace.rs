@@ -31,7 +31,11 @@ pub struct Origin<'a> {
 impl Trace {
     /// Of a message of which nobody asks how long it took: one that was there before the start.
     pub fn silent(parent: Option<TraceContext>) -> Self {
-        Self { parent, ..Self::default() }
+        Self {
+            parent,
+            #[cfg(feature = "otlp")]
+            span: None,
+        }
     }
 
     /// Of a message that was read at `begun`, as a part of the trace that it names, if it does.
