@@ -1,6 +1,7 @@
 //! What the tailer does, as metrics, logs and the status board show it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use super::tailer::{Effect, Event, ReaderId, Tailer};
@@ -15,11 +16,13 @@ pub(super) struct Observer {
     stream: String,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
+    /// Arrival of the newest record of all shards.
+    newest_ms: Arc<AtomicU64>,
 }
 
 impl Observer {
     pub(super) fn new(stream: String, metrics: Arc<Metrics>, status: Arc<Status>) -> Self {
-        Self { stream, metrics, status }
+        Self { stream, metrics, status, newest_ms: Arc::default() }
     }
 
     /// How far the service's clock is ahead of this machine's.
@@ -46,6 +49,13 @@ impl Observer {
             | Event::Unsubscribed(_, Err(fault)) => self.count(fault.kind),
             Event::Iterator(_, Ok(_)) | Event::Unsubscribed(_, Ok(())) | Event::Consumer(_) | Event::Vouched(_) => {}
         }
+    }
+
+    /// A record arrived then: another shard may have brought a newer one before, for a start reads all from the past on.
+    fn newest(&self, arrival_ms: u64) {
+        let newest_ms = self.newest_ms.fetch_max(arrival_ms, Ordering::Relaxed).max(arrival_ms);
+        #[expect(clippy::cast_precision_loss, reason = "a double holds milliseconds since 1970")]
+        self.metrics.stream_last_record_timestamp.set(newest_ms as f64 / 1e3);
     }
 
     /// What the tailer wants done.
@@ -106,8 +116,7 @@ impl Observer {
         self.metrics.stream_bytes.increment(records.iter().map(|(_, _, data)| data.len() as u64).sum());
         let last_record_ms = records.last().map(|(_, arrival_ms, _)| *arrival_ms);
         if let Some(arrival_ms) = last_record_ms {
-            #[expect(clippy::cast_precision_loss, reason = "a double holds milliseconds since 1970")]
-            self.metrics.stream_last_record_timestamp.set(arrival_ms as f64 / 1e3);
+            self.newest(arrival_ms);
         }
         if let Some(shard) = tailer.shard(reader) {
             self.status.stream_shard(shard, ShardReport { behind_ms, last_record_ms, via });
@@ -169,4 +178,21 @@ pub(super) fn warn_of_auto_distribution(stream: &str) {
         "the stream spreads records over its shards whatever their partition key (record distribution AUTO): only \
          messages with versions keep their order"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Scraped;
+
+    #[test]
+    fn an_older_record_of_another_shard_is_not_the_newest() {
+        let metrics = Metrics::new();
+        let observer = Observer::new("stream".to_owned(), Arc::clone(&metrics), Arc::new(Status::default()));
+        for arrival_ms in [5_000, 9_000, 7_000] {
+            observer.clone().newest(arrival_ms);
+        }
+        let text = metrics.render(&Scraped::default());
+        assert!(text.contains("hotserve_stream_last_record_timestamp_seconds 9\n"), "{text}");
+    }
 }
