@@ -171,3 +171,26 @@ impl Route {
 pub(super) fn overloaded() -> Problem {
     Problem::unavailable("overloaded", "as many requests as may be are under way (--max-in-flight): ask again later")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Scraped;
+
+    #[tokio::test]
+    async fn a_status_without_a_series_of_its_own_counts_in_its_class() {
+        let metrics = Metrics::new();
+        let observe = Observe::route("/state", &metrics);
+        for status in [200, 206, 302, 304, 405, 418, 503, 502, 504] {
+            let status = StatusCode::from_u16(status).unwrap();
+            observe.answer(Instant::now(), HeaderValue::from_static("id"), async move { status }).await;
+        }
+        let text = metrics.render(&Scraped::default());
+        let count = |status: &str| {
+            let series = format!("hotserve_http_requests_total{{route=\"/state\",status=\"{status}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().to_owned()
+        };
+        assert_eq!(["200", "304", "405", "503"].map(count), ["1"; 4]);
+        assert_eq!(["2xx", "3xx", "4xx", "5xx"].map(count), ["1", "1", "1", "2"]);
+    }
+}

@@ -1,5 +1,6 @@
 //! What the tailer does, as metrics, logs and the status board show it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,6 +18,8 @@ pub(super) struct Observer {
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     said: Arc<Mutex<Said>>,
+    /// Arrival of the newest record of all shards.
+    newest_ms: Arc<AtomicU64>,
 }
 
 /// What is wrong and was said, so that it is said once, and its end too.
@@ -60,7 +63,7 @@ impl Said {
 
 impl Observer {
     pub(super) fn new(stream: String, metrics: Arc<Metrics>, status: Arc<Status>) -> Self {
-        Self { stream, metrics, status, said: Arc::default() }
+        Self { stream, metrics, status, said: Arc::default(), newest_ms: Arc::default() }
     }
 
     /// How far the service's clock is ahead of this machine's.
@@ -87,6 +90,13 @@ impl Observer {
             | Event::Unsubscribed(_, Err(fault)) => self.count(fault.kind),
             Event::Iterator(_, Ok(_)) | Event::Unsubscribed(_, Ok(())) | Event::Consumer(_) | Event::Vouched(_) => {}
         }
+    }
+
+    /// A record arrived then: another shard may have brought a newer one before, for a start reads all from the past on.
+    fn newest(&self, arrival_ms: u64) {
+        let newest_ms = self.newest_ms.fetch_max(arrival_ms, Ordering::Relaxed).max(arrival_ms);
+        #[expect(clippy::cast_precision_loss, reason = "a double holds milliseconds since 1970")]
+        self.metrics.stream_last_record_timestamp.set(newest_ms as f64 / 1e3);
     }
 
     /// What the tailer wants done.
@@ -155,8 +165,7 @@ impl Observer {
         self.metrics.stream_bytes.increment(records.iter().map(|(_, _, data)| data.len() as u64).sum());
         let last_record_ms = records.last().map(|(_, arrival_ms, _)| *arrival_ms);
         if let Some(arrival_ms) = last_record_ms {
-            #[expect(clippy::cast_precision_loss, reason = "a double holds milliseconds since 1970")]
-            self.metrics.stream_last_record_timestamp.set(arrival_ms as f64 / 1e3);
+            self.newest(arrival_ms);
         }
         if let Some(shard) = tailer.shard(reader) {
             self.status.stream_shard(shard, ShardReport { behind_ms, last_record_ms, via });
@@ -234,6 +243,7 @@ pub(super) fn warn_of_auto_distribution(stream: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Scraped;
 
     #[test]
     fn a_trouble_that_comes_and_goes_is_said_once_and_its_end_when_it_is_over() {
@@ -253,5 +263,16 @@ mod tests {
         assert_eq!(said.on_answer(at(70)), Some(Duration::from_secs(59)));
         assert_eq!(said.on_answer(at(71)), None);
         assert!(said.on_trouble("access_denied", at(72)), "it is news again");
+    }
+
+    #[test]
+    fn an_older_record_of_another_shard_is_not_the_newest() {
+        let metrics = Metrics::new();
+        let observer = Observer::new("stream".to_owned(), Arc::clone(&metrics), Arc::new(Status::default()));
+        for arrival_ms in [5_000, 9_000, 7_000] {
+            observer.clone().newest(arrival_ms);
+        }
+        let text = metrics.render(&Scraped::default());
+        assert!(text.contains("hotserve_stream_last_record_timestamp_seconds 9\n"), "{text}");
     }
 }
