@@ -119,17 +119,16 @@ impl Http {
 /// among them, unless they have an address of their own.
 pub fn router(http: Arc<Http>) -> Router {
     let page = if http.ops_listen().is_none() { page_route(&http) } else { Router::new() };
-    finish(routes(Arc::clone(&http)).merge(page.with_state(Arc::clone(&http))), &http)
+    let metrics = Arc::clone(&http.metrics);
+    finish(routes(Arc::clone(&http)).merge(page.with_state(http)), &metrics)
 }
 
 /// The routes alone, for a host that has a page and an answer to every other path of its own.
 pub fn routes<S: Clone + Send + Sync + 'static>(http: Arc<Http>) -> Router<S> {
     let ops = if http.ops_listen().is_none() { ops_routes(&http) } else { Router::new() };
     let admin = if http.takes_commands() { admin_route(&http) } else { Router::new() };
-    client_routes(&http, http.ops_listen().is_none() && http.admin_listen().is_none())
-        .merge(ops)
-        .merge(admin)
-        .with_state(http)
+    let commands = http.ops_listen().is_none() && http.admin_listen().is_none();
+    client_routes(&http, commands).merge(ops).merge(admin).with_state(http)
 }
 
 /// The routes of a port for operators: all that there are. The page there tries predictions.
@@ -137,16 +136,18 @@ pub fn ops_router(http: Arc<Http>) -> Router {
     let commands = http.admin_listen().is_none();
     let admin = if http.admin.is_some() && commands { admin_route(&http) } else { Router::new() };
     let all = client_routes(&http, commands).merge(ops_routes(&http)).merge(admin).merge(page_route(&http));
-    finish(all.with_state(Arc::clone(&http)), &http)
+    let metrics = Arc::clone(&http.metrics);
+    finish(all.with_state(http), &metrics)
 }
 
 /// The routes of a port for commands alone.
 pub fn admin_router(http: Arc<Http>) -> Router {
-    finish(admin_route(&http).merge(v2::commands(&http)).with_state(Arc::clone(&http)), &http)
+    let metrics = Arc::clone(&http.metrics);
+    finish(admin_route(&http).merge(v2::commands(&http)).with_state(http), &metrics)
 }
 
-fn finish(router: Router, http: &Http) -> Router {
-    router.fallback_service(any(not_found).layer(Observe::route("unmatched", &http.metrics)))
+fn finish(router: Router, metrics: &Arc<Metrics>) -> Router {
+    router.fallback_service(any(not_found).layer(Observe::route("unmatched", metrics)))
 }
 
 /// What clients ask, and who sends them here.

@@ -253,6 +253,13 @@ async fn commands_are_taken_from_who_shows_a_certificate_of_the_authority_or_has
         if has_token {
             assert!(authority.ask(addr, None, &command(true)).await.unwrap().0.starts_with(told));
         }
+        if has_token {
+            let server = format!("https://localhost:{}", addr.port());
+            let mut command = hotserve(&["rollback", "--model", "nope", "--server", &server]);
+            command.env("HOTSERVE_ADMIN_TOKEN", TOKEN).env("SSL_CERT_FILE", authority.path("ca.crt"));
+            let (code, text) = tokio::task::spawn_blocking(move || run(command)).await.unwrap();
+            assert!(code == 1 && text.contains("there is no model nope"), "{text}");
+        }
         // A certificate of somebody else's is worse than none.
         let name = stranger.path("operator");
         let connector = authority.connector(Some(&name), b"http/1.1");

@@ -159,8 +159,8 @@ mod tests {
     use super::super::HumanDuration;
     use super::*;
 
-    fn refused(settings: Settings, setting: &str, says: &str) {
-        let error = ListenConfig::from_settings(&settings).expect_err(setting);
+    fn refused(settings: &Settings, setting: &str, says: &str) {
+        let error = ListenConfig::from_settings(settings).expect_err(setting);
         assert!(error.setting.starts_with(setting) && error.to_string().contains(says), "{error}");
     }
 
@@ -169,30 +169,30 @@ mod tests {
         let (cert, key) = (Some("/nonexistent/tls.crt".into()), Some("/nonexistent/tls.key".into()));
         let ca = Some("/nonexistent/ca.crt".into());
         refused(
-            Settings { tls_cert: cert.clone(), ..Settings::default() },
+            &Settings { tls_cert: cert.clone(), ..Settings::default() },
             "--tls-cert",
             "--tls-key (HOTSERVE_TLS_KEY)",
         );
         refused(
-            Settings { tls_key: key.clone(), ..Settings::default() },
+            &Settings { tls_key: key.clone(), ..Settings::default() },
             "--tls-key",
             "--tls-cert (HOTSERVE_TLS_CERT)",
         );
-        refused(Settings { tls_client_ca: ca.clone(), ..Settings::default() }, "--tls-client-ca", "--tls-cert");
+        refused(&Settings { tls_client_ca: ca.clone(), ..Settings::default() }, "--tls-client-ca", "--tls-cert");
         let all = Settings { tls_cert: cert, tls_key: key, ..Settings::default() };
-        refused(Settings { tls_client_ca: ca, ..all.clone() }, "--tls-client-ca", "--ops-listen");
-        refused(all, "--tls-cert", "/nonexistent/tls.crt");
+        refused(&Settings { tls_client_ca: ca, ..all.clone() }, "--tls-client-ca", "--ops-listen");
+        refused(&all, "--tls-cert", "/nonexistent/tls.crt");
         let empty = Settings { tls_cert: Some("".into()), tls_key: Some("".into()), ..Settings::default() };
         assert!(ListenConfig::from_settings(&empty).expect("valid").tls.is_none());
     }
 
     #[test]
     fn a_limit_of_nothing_is_refused() {
-        refused(Settings { max_connections: Some(0), ..Settings::default() }, "--max-connections", "1 or more");
-        refused(Settings { max_in_flight: Some(0), ..Settings::default() }, "--max-in-flight", "1 or more");
+        refused(&Settings { max_connections: Some(0), ..Settings::default() }, "--max-connections", "1 or more");
+        refused(&Settings { max_in_flight: Some(0), ..Settings::default() }, "--max-in-flight", "1 or more");
         let short = Some(HumanDuration(Duration::ZERO));
-        refused(Settings { head_timeout: short, ..Settings::default() }, "--head-timeout", "too short");
-        refused(Settings { idle_timeout: short, ..Settings::default() }, "--idle-timeout", "too short");
+        refused(&Settings { head_timeout: short, ..Settings::default() }, "--head-timeout", "too short");
+        refused(&Settings { idle_timeout: short, ..Settings::default() }, "--idle-timeout", "too short");
     }
 
     #[test]

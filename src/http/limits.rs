@@ -4,7 +4,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Error;
 
-/// How many there may be unless a setting says otherwise: some 15 KiB each when idle.
+/// How many there may be unless a setting says otherwise: some 20 KiB each when idle, 330 MiB together.
 pub const CONNECTIONS: usize = 16_384;
 /// Descriptors for everything else: the stream, the store, files, threads, and the ports of operators.
 const RESERVED: usize = 512;

@@ -94,8 +94,8 @@ impl Server {
                 bail!("{server} does not take this token: it must be the one that the server was started with")
             }
             (StatusCode::NOT_FOUND, "not_found") => bail!(
-                "{server} takes no commands here: start it with --admin-token-file, or, if it has --admin-listen, name \
-                 that address with --server"
+                "{server} takes no commands here: start it with --admin-token-file, or, if it has --admin-listen or \
+                 --ops-listen, name that address with --server"
             ),
             (_, "") => bail!("{server} answers {status}, and is perhaps no hotserve"),
             (_, code) => bail!("{server} says no ({code}): {detail}"),

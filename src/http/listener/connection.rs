@@ -184,6 +184,10 @@ impl Connection {
                     return Poll::Ready(end(peer, result));
                 }
             }
+            // Half a head is no request, and who makes room or stops does not wait for the rest.
+            if told && activity.is_closing() && !activity.is_http2() && activity.idle_since().is_some() {
+                return Poll::Ready(End::Closed);
+            }
             match watch.poll(context) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Overdue::Idle) if activity.is_http2() && !told => {

@@ -340,6 +340,24 @@ async fn at_the_limit_the_longest_idle_connection_makes_room_and_no_request_is_l
 }
 
 #[tokio::test]
+async fn who_dawdles_over_a_head_makes_room_too_and_does_not_hold_up_the_end() {
+    let server = Server::with(Duration::from_secs(600), |door| door.connections = 2).await;
+    let mut dawdlers = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(server.address).await.expect("accepted");
+        stream.write_all(b"GET /fast HTTP/1.1\r\nhost:").await.expect("written");
+        dawdlers.push(stream);
+    }
+    server.until("hotserve_connections", 2.0).await;
+    let mut newcomer = server.send("/fast").await;
+    read_until(&mut newcomer, "fast").await;
+    // Long before the head's time is over.
+    server.until("hotserve_connections_ended_total{how=\"evicted\"}", 1.0).await;
+    server.shutdown.cancel();
+    timeout(HEAD / 2, server.ended()).await.expect("nobody is waited for");
+}
+
+#[tokio::test]
 async fn when_all_connections_are_busy_who_comes_is_told_so() {
     let mut server = Server::with(Duration::from_secs(600), |door| door.connections = 1).await;
     let mut slow = server.send("/slow").await;
