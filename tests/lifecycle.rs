@@ -133,7 +133,8 @@ async fn with_a_delay_every_client_is_told_to_leave_first() {
     let (load, took) = end_under_load("1s").await;
     assert!((Duration::from_secs(1)..Duration::from_secs(20)).contains(&took), "{took:?}");
     assert_eq!((load.closed_before_an_answer, load.never_accepted), (0, 0), "{load:?}");
-    assert!(load.told_to_leave >= 16, "{load:?}");
+    // All through the delay, and not only at its end.
+    assert!(load.told_to_leave > 160, "{load:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
