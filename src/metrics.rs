@@ -396,7 +396,12 @@ pub const TABLE: &[Spec] = &[
         "Time from a request's head to its answer",
         &[("route", ROUTES)],
     ),
-    spec("hotserve_http_requests_in_flight", Kind::Gauge, "Requests being answered", &[]),
+    spec(
+        "hotserve_http_requests_in_flight",
+        Kind::Gauge,
+        "Requests being answered, but those of who looks after the server",
+        &[],
+    ),
     spec(
         "hotserve_grpc_requests_total",
         Kind::Counter,

@@ -38,6 +38,13 @@ mod hotserve {
             }
         }
     }
+    pub mod telemetry {
+        //! Traces, of which a message may name one.
+
+        mod context;
+
+        pub use self::context::TraceContext;
+    }
     pub mod serving {
         //! What is served, of which the names are.
 
@@ -74,4 +81,4 @@ mod hotserve {
     }
 }
 
-pub use hotserve::{aws, config, error, http, id, manifest, notification, serving, source, trust};
+pub use hotserve::{aws, config, error, http, id, manifest, notification, serving, source, telemetry, trust};

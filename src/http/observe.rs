@@ -17,9 +17,10 @@ use tower::{Layer, Service};
 use super::problem::{Dialect, Problem};
 use super::state::Waited;
 use super::trace::{Caller, Fault, REQUEST_ID};
-use crate::metrics::{Asked, Ended, Metrics, STATUSES};
+use crate::metrics::{Asked, Ended, Flight, Metrics, STATUSES};
 
-/// What is answered however much is under way: those who look after the server are not to be locked out by its load.
+/// What is answered however much is under way, and takes nobody's place: those who look after the server are not to be
+/// locked out by its load.
 const ALWAYS: &[&str] = &[
     "/livez",
     "/readyz",
@@ -123,8 +124,8 @@ impl Observe {
 
 impl Route {
     async fn observe(&self, caller: Caller, answer: impl Future<Output = Result<Response, Infallible>>) -> Response {
-        let flight = self.metrics.in_flight.enter();
-        let answered = if flight.fits() || self.always {
+        let flight = (!self.always).then(|| self.metrics.in_flight.enter());
+        let answered = if flight.as_ref().is_none_or(Flight::fits) {
             AssertUnwindSafe(answer).catch_unwind().await
         } else {
             self.metrics.requests_shed.increment(1);
@@ -174,6 +175,8 @@ pub(super) fn overloaded() -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, Method};
+
     use super::*;
     use crate::metrics::Scraped;
 
@@ -183,7 +186,8 @@ mod tests {
         let observe = Observe::route("/state", &metrics);
         for status in [200, 206, 302, 304, 405, 418, 503, 502, 504] {
             let status = StatusCode::from_u16(status).unwrap();
-            observe.answer(Instant::now(), HeaderValue::from_static("id"), async move { status }).await;
+            let caller = Caller::of(&Method::GET, &HeaderMap::new());
+            observe.answer(caller, async move { status }).await;
         }
         let text = metrics.render(&Scraped::default());
         let count = |status: &str| {

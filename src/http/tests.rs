@@ -609,7 +609,7 @@ async fn metrics_tell_what_is_served_and_what_was_asked() {
         "hotserve_http_requests_total{route=\"unmatched\",status=\"404\"} 1",
         "hotserve_http_requests_total{route=\"/predict\",status=\"405\"} 1",
         "hotserve_http_request_duration_seconds_count{route=\"/state\"} 1",
-        "hotserve_http_requests_in_flight 1",
+        "hotserve_http_requests_in_flight 0",
     ] {
         assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
     }

@@ -41,7 +41,7 @@ use crate::http::predict;
 use crate::http::problem::Problem;
 use crate::http::trace::{Caller, Fault, REQUEST_ID};
 use crate::http::{Http, not_found};
-use crate::metrics::{Asked, Ended, GRPC_CODES, GRPC_METHODS, Metrics};
+use crate::metrics::{Asked, Ended, Flight, GRPC_CODES, GRPC_METHODS, Metrics};
 
 /// The largest message of what is no inference, in bytes: names, and a few parameters. It is read where it is answered.
 const SMALL: usize = 16 << 10;
@@ -113,8 +113,8 @@ impl Grpc {
         let (head, body) = request.into_parts();
         let caller = Caller::of_head(&head);
         let metrics = &services.http.metrics;
-        let flight = metrics.in_flight.enter();
-        let answer = if flight.fits() || !head.uri.path().ends_with("/ModelInfer") {
+        let flight = head.uri.path().ends_with("/ModelInfer").then(|| metrics.in_flight.enter());
+        let answer = if flight.as_ref().is_none_or(Flight::fits) {
             AssertUnwindSafe(services.answer(&head, body)).catch_unwind().await
         } else {
             metrics.requests_shed.increment(1);
