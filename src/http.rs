@@ -27,6 +27,7 @@ mod pulse;
 mod state;
 pub mod tls;
 mod trace;
+mod upload;
 mod v2;
 #[cfg(test)]
 mod tests;
@@ -70,6 +71,8 @@ pub struct Http {
     waiters: Semaphore,
     /// Places for requests that wait for another state.
     pollers: Semaphore,
+    /// Room for bodies.
+    bodies: Arc<Semaphore>,
     /// The document of the interface, as it was last made.
     document: openapi::Kept,
     /// Places for those who listen to events.
@@ -95,8 +98,22 @@ impl Http {
         let (waiters, listeners) = (Semaphore::new(min_version::WAITERS), Arc::new(Semaphore::new(events::CLIENTS)));
         let (pollers, document) = (Semaphore::new(state::POLLERS), openapi::Kept::default());
         let streams = Arc::new(Semaphore::new(v2::grpc::STREAMS));
-        let pulse = pulse::Pulse::new(&metrics);
-        Self { serving, status, metrics, compute, config, admin, waiters, pollers, document, listeners, streams, pulse }
+        let (pulse, bodies) = (pulse::Pulse::new(&metrics), upload::room(config.body_limit));
+        Self {
+            serving,
+            status,
+            metrics,
+            compute,
+            config,
+            admin,
+            waiters,
+            pollers,
+            bodies,
+            document,
+            listeners,
+            streams,
+            pulse,
+        }
     }
 
     /// How its listeners end.

@@ -8,13 +8,15 @@
 //! `docs/observing.md` has the table of the lines and their fields.
 
 mod context;
+mod current;
 mod log;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod seldom;
 mod trace;
 
-pub use context::{TraceContext, current, within};
+pub use context::TraceContext;
+pub use current::{current, within};
 pub use log::{LogFormat, shown, start};
 pub use seldom::Seldom;
 pub use trace::{Answered, Origin, Trace, answered, export, flush};

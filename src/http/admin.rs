@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Http;
 use super::listener::ClientCertificate;
-use super::predict::read;
 use super::problem::Problem;
+use super::upload::read;
 use crate::config::Token;
 use crate::manager::{Denied, Done, Handle, Progress};
 use crate::notification::Control;
@@ -44,7 +44,7 @@ pub(super) async fn control(State(http): State<Arc<Http>>, request: Request) -> 
 
 async fn command(http: &Http, admin: &Admin, request: Request) -> Result<Response, Problem> {
     let deadline = Instant::now() + http.config.request_timeout;
-    let body = timeout_at(deadline, read(request.into_body(), BODY))
+    let body = timeout_at(deadline, read(&http.bodies, request.into_body(), BODY))
         .await
         .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time"))??;
     let control = parse(&body)?;

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Http;
+use super::problem::Problem;
 use crate::id::{Rank, Version};
 use crate::metrics::{Scraped, unix_seconds};
 use crate::status::{Bootstrapped, Manifest, Readiness, Stream};
@@ -100,7 +101,10 @@ pub(super) async fn metrics(State(http): State<Arc<Http>>) -> Response {
     scraped.write("hotserve_state_version", states.iter().map(|state| ([state.key.as_str()], number(&state.rank))));
     scraped.write("hotserve_build_info", [([env!("CARGO_PKG_VERSION"), env!("HOTSERVE_BUILT_FROM")], 1.0)]);
 
-    let mut response = Response::new(http.metrics.render(&scraped).into());
+    // Some milliseconds, in which no request is to wait.
+    let rendered = tokio::task::spawn_blocking(move || http.metrics.render(&scraped)).await;
+    let Ok(text) = rendered else { return Problem::internal().into_response() };
+    let mut response = Response::new(text.into());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
     response
 }

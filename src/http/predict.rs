@@ -8,16 +8,15 @@ use axum::body::{Body, HttpBody};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hotserve_models::Tensor;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use http_body_util::BodyExt;
 use tokio::time::timeout_at;
 
 use super::body::{Error, Inputs, csv, list, parse, plain};
 use super::min_version::MinVersion;
 use super::problem::Problem;
-use super::{Http, answer, inference, state};
+use super::{Http, answer, inference, state, upload};
 use crate::id::{ModelName, Slot, StateKey};
 use crate::serving::{ServedModel, Snapshot};
 use crate::status::Readiness;
@@ -82,10 +81,11 @@ where
 {
     let deadline = tokio::time::Instant::now() + http.config.request_timeout;
     let wanted = MinVersion::of(headers, http)?;
-    let body = timeout_at(deadline, read(body, http.config.body_limit)).await.map_err(|_| {
-        let detail = format!("the body did not arrive within {:?}", http.config.request_timeout);
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
-    })??;
+    let body =
+        timeout_at(deadline, upload::read(&http.bodies, body, http.config.body_limit)).await.map_err(|_| {
+            let detail = format!("the body did not arrive within {:?}", http.config.request_timeout);
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+        })??;
 
     // Taken now: an upload that took long is answered by what is served at its end, and held nothing meanwhile.
     let snapshot = match wanted {
@@ -119,45 +119,6 @@ where
     let mut response = Response::new(Body::from(done.answer));
     *response.headers_mut() = headers;
     Ok(response)
-}
-
-/// The whole body, if it keeps the limit.
-pub(super) async fn read<B>(mut body: B, limit: usize) -> Result<Bytes, Problem>
-where
-    B: HttpBody<Data = Bytes, Error: Display> + Unpin,
-{
-    let too_large = || {
-        let detail = format!("the body is over the limit of {limit} bytes");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-    };
-    let hint = body.size_hint();
-    if hint.lower() > limit as u64 {
-        return Err(too_large());
-    }
-    // Most bodies are one frame: it is passed on as it came.
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            Problem::new(StatusCode::BAD_REQUEST, "body_broken", format!("the body broke off: {error}"))
-        })?;
-        // Trailers say nothing about a prediction.
-        let Ok(data) = frame.into_data() else { continue };
-        if data.len() > limit - first.len() - rest.len() {
-            return Err(too_large());
-        }
-        if first.is_empty() && rest.is_empty() {
-            first = data;
-            continue;
-        }
-        if rest.is_empty() {
-            let size = usize::try_from(hint.lower()).unwrap_or(limit);
-            rest.reserve(size.max(first.len() + data.len()));
-            rest.extend_from_slice(&std::mem::take(&mut first));
-        }
-        rest.extend_from_slice(&data);
-    }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
 /// The model that a request means.

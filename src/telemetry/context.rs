@@ -4,10 +4,6 @@
 
 use std::fmt;
 
-tokio::task_local! {
-    static CURRENT: Option<TraceContext>;
-}
-
 /// A place in a trace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
@@ -102,16 +98,6 @@ impl fmt::Debug for TraceId {
     }
 }
 
-/// Does something as a part of a trace: calls of AWS within it carry the place.
-pub async fn within<F: Future>(trace: Option<TraceContext>, work: F) -> F::Output {
-    CURRENT.scope(trace, work).await
-}
-
-/// The trace that the task works for, if it does.
-pub fn current() -> Option<TraceContext> {
-    CURRENT.try_with(|trace| *trace).ok().flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,13 +141,5 @@ mod tests {
         ] {
             assert_eq!(TraceContext::parse(wrong.as_bytes()), None, "{wrong:?}");
         }
-    }
-
-    #[tokio::test]
-    async fn work_knows_its_trace_and_nothing_else_does() {
-        let trace = TraceContext::parse(GOOD.as_bytes());
-        assert_eq!(current(), None);
-        assert_eq!(within(trace, async { current() }).await, trace);
-        assert_eq!(current(), None);
     }
 }

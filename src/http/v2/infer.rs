@@ -12,9 +12,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::body::Inputs;
 use super::super::min_version::MinVersion;
-use super::super::predict::{MODEL_DIGEST, MODEL_NAME, MODEL_VERSION, counted, read};
+use super::super::predict::{MODEL_DIGEST, MODEL_NAME, MODEL_VERSION, counted};
 use super::super::problem::Problem;
 use super::super::trace::request_id;
+use super::super::upload::read;
 use super::super::{Http, inference};
 use super::encoding::{Encoding, plain};
 use super::models::{Named, chosen};
@@ -124,7 +125,7 @@ async fn compressed(
 
 /// The whole body, if it keeps the limit and arrives in time.
 pub(super) async fn body_in_time(http: &Http, deadline: Instant, body: Body, limit: usize) -> Result<Bytes, Problem> {
-    timeout_at(deadline, read(body, limit)).await.map_err(|_| {
+    timeout_at(deadline, read(&http.bodies, body, limit)).await.map_err(|_| {
         let detail = format!("the body did not arrive within {:?}", http.config.request_timeout);
         Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
     })?

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::http::Http;
-use crate::http::predict;
 use crate::http::problem::Problem;
+use crate::http::upload;
 use crate::http::v2::encoding::Encoding;
 use crate::serving::compute::ComputeError;
 
@@ -89,10 +89,14 @@ where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
     let encoding = encoding(headers)?;
-    let mut body = predict::read(body, limit.saturating_add(PREFIX)).await.map_err(|problem| match problem.status {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large(limit),
-        _ => Status::cancelled(problem.detail),
-    })?;
+    let mut body =
+        upload::read(&http.bodies, body, limit.saturating_add(PREFIX)).await.map_err(|problem| {
+            match problem.status {
+                StatusCode::PAYLOAD_TOO_LARGE => too_large(limit),
+                StatusCode::SERVICE_UNAVAILABLE => Status::unavailable(problem.detail),
+                _ => Status::cancelled(problem.detail),
+            }
+        })?;
     let Some((&[flag, a, b, c, d], rest)) = body.split_first_chunk::<PREFIX>() else {
         let detail = if body.is_empty() { "the call has no message" } else { "the message is cut off in its length" };
         return Err(Status::invalid_argument(detail));
