@@ -328,6 +328,10 @@ impl Settings {
             Duration::from_millis(200),
         )?;
         let manifest = ManifestUri::from_setting(self.manifest)?;
+        // A probe reads artifacts too, and its folder is another one.
+        let cache_dir = self.cache_dir.map(std::path::absolute).transpose().map_err(|error| {
+            Error::new("--cache-dir (HOTSERVE_CACHE_DIR)", format!("{error}: name a folder"))
+        })?;
         let request_timeout = at_least(
             "--request-timeout (HOTSERVE_REQUEST_TIMEOUT)",
             self.request_timeout,
@@ -349,7 +353,7 @@ impl Settings {
             gates,
             manifest: manifest.map(|uri| ManifestConfig { uri, interval: manifest_interval }),
             store: StoreConfig {
-                cache_dir: self.cache_dir,
+                cache_dir,
                 allow,
                 max_artifact: self.max_artifact.map_or(4 << 30, |size| size.0),
                 fetch_deadline: self.fetch_deadline.map_or(Duration::from_secs(60), |deadline| deadline.0),
@@ -556,6 +560,14 @@ mod tests {
         for bad in ["", "models", "s3://", "http://x/", "s3://models/../x"] {
             assert!(bad.parse::<AllowedPrefix>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_relative_cache_folder_is_meant_from_where_the_server_starts() {
+        let cache_dir = Some("cache".into());
+        let settings = Settings { stream: Some("updates".to_owned()), cache_dir, ..Settings::default() };
+        let cache_dir = settings.validate().expect("valid").store.cache_dir.expect("a folder");
+        assert_eq!(cache_dir, std::env::current_dir().expect("a folder").join("cache"));
     }
 
     #[test]
