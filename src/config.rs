@@ -329,9 +329,11 @@ impl Settings {
         )?;
         let manifest = ManifestUri::from_setting(self.manifest)?;
         // A probe reads artifacts too, and its folder is another one.
-        let cache_dir = self.cache_dir.map(std::path::absolute).transpose().map_err(|error| {
-            Error::new("--cache-dir (HOTSERVE_CACHE_DIR)", format!("{error}: name a folder"))
-        })?;
+        let cache_dir = self
+            .cache_dir
+            .map(std::path::absolute)
+            .transpose()
+            .map_err(|error| Error::new("--cache-dir (HOTSERVE_CACHE_DIR)", format!("{error}: name a folder")))?;
         let request_timeout = at_least(
             "--request-timeout (HOTSERVE_REQUEST_TIMEOUT)",
             self.request_timeout,
