@@ -17,6 +17,20 @@ pub fn chain(error: &(dyn StdError + 'static)) -> String {
     text
 }
 
+/// The text on one line: what is no printable character of it is written as an escape. What quotes bytes from outside
+/// must not make lines of its own in a log.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
+            line.extend(character.escape_debug());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
 /// The text, without its middle if it is long. What is said about bytes from outside quotes them, and it is logged and
 /// kept in the history: a message of 10 MiB must not fill either.
 pub fn shorten(text: String) -> String {
@@ -33,6 +47,11 @@ pub fn shorten(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_begin_a_line_or_colour_it_is_escaped() {
+        assert_eq!(one_line("a\n\u{1b}[31m\r\u{2028}é\t\""), "a\\n\\u{1b}[31m\\r\\u{2028}é\\t\"");
+    }
 
     #[test]
     fn a_long_text_keeps_its_ends_and_whole_characters() {

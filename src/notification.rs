@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::error::shorten;
+use crate::error::{one_line, shorten};
 use crate::id::{Digest, Format, KeyId, MessageId, ModelName, Slot, StateKey, Version};
 use crate::telemetry::TraceContext;
 use crate::trust::{Fault, FaultKind, Required, Trust};
@@ -224,7 +224,7 @@ pub struct Rejection {
 
 impl Rejection {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: shorten(detail.into()) }
+        Self { reason, detail: one_line(&shorten(detail.into())) }
     }
 }
 

@@ -89,10 +89,24 @@ pub(super) fn problem(denied: &Denied) -> Problem {
     }
 }
 
+/// Whether a browser sends the request for a page from elsewhere: Fetch Metadata says so, and where that is missing, the
+/// origin does.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    match (text("sec-fetch-site"), text("origin")) {
+        (Some(site), _) => !matches!(site, "same-origin" | "none"),
+        (None, Some(origin)) => origin.split_once("://").map(|(_, host)| host) != text("host"),
+        (None, None) => false,
+    }
+}
+
 impl Admin {
     /// Whether a request presents the token, or its client has shown a certificate of who may. Either is enough.
     pub(super) fn may(&self, headers: &HeaderMap, extensions: &Extensions) -> bool {
-        if let Some(ClientCertificate(digest)) = extensions.get() {
+        // A browser shows its certificate for every page that asks, a token it gives to none.
+        if let Some(ClientCertificate(digest)) = extensions.get()
+            && !is_of_another_site(headers)
+        {
             tracing::info!(certificate = &**digest, "a command from who has shown a certificate");
             return true;
         }

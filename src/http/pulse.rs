@@ -250,7 +250,7 @@ impl Http {
             p50_ms: milliseconds(counts, 0.5),
             p99_ms: milliseconds(counts, 0.99),
         });
-        let Contacted { at, trouble } = self.metrics.artifact_store.read();
+        let Contacted { at, trouble, .. } = self.metrics.artifact_store.read();
         let absent: Vec<_> = self.status.absent().into_iter().map(|(slot, why)| (slot.to_string(), why)).collect();
         let those = |which: Absence| absent.iter().filter(move |(_, why)| *why == which).map(|(slot, _)| slot.as_str());
         let budget = self.metrics.value("hotserve_memory_budget_bytes");

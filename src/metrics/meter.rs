@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use metrics::Gauge;
 
@@ -208,23 +208,31 @@ pub struct Contacted {
     pub at: Option<SystemTime>,
     /// What was wrong when it was last asked: the kind of fault, and the same for a person.
     pub trouble: Option<(&'static str, String)>,
+    /// When that was.
+    asked: Option<Instant>,
 }
+
+/// For so long a fault is told. What cannot be had is asked for again sooner; nobody asks for what is wanted no more.
+const TOLD: Duration = Duration::from_secs(120);
 
 impl Contact {
     /// It answered.
     pub fn made(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
-            Contacted { at: Some(SystemTime::now()), trouble: None };
+            Contacted { at: Some(SystemTime::now()), trouble: None, asked: None };
     }
 
     /// It did not.
     pub fn lost(&self, code: &'static str, detail: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).trouble = Some((code, detail));
+        let mut here = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (here.trouble, here.asked) = (Some((code, detail)), Some(Instant::now()));
     }
 
     /// As it is now.
     pub fn read(&self) -> Contacted {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut here = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        here.trouble.take_if(|_| here.asked.is_none_or(|asked| asked.elapsed() >= TOLD));
+        here.clone()
     }
 }
 

@@ -122,7 +122,7 @@ pub fn export() {
     let off = set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
         || set("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none");
     let Some(endpoint) = names.iter().find_map(|name| set(name)).filter(|_| !off) else { return };
-    let endpoint = endpoint.to_string_lossy();
+    let endpoint = without_secrets(&endpoint.to_string_lossy());
     #[cfg(feature = "otlp")]
     match otlp::export() {
         Ok(()) => tracing::info!(%endpoint, "traces are exported"),
@@ -132,8 +132,27 @@ pub fn export() {
     tracing::warn!(%endpoint, "traces are not exported: this build cannot, build it with `cargo build --release --features otlp`");
 }
 
+/// Where spans go, as it may be logged: neither a password nor a key in the path or the query.
+fn without_secrets(endpoint: &str) -> String {
+    let Ok(uri) = endpoint.parse::<http::Uri>() else { return "(no URL)".to_owned() };
+    let port = uri.port().map_or_else(String::new, |port| format!(":{port}"));
+    format!("{}://{}{port}", uri.scheme_str().unwrap_or("http"), uri.host().unwrap_or_default())
+}
+
 /// Exports what is left, for two seconds at the most. It waits: not for a thread that answers requests.
 pub fn flush() {
     #[cfg(feature = "otlp")]
     otlp::flush(Duration::from_secs(2));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_shown_without_its_secrets() {
+        assert_eq!(without_secrets("https://user:hunter2@collector:4318/v1?key=hunter2"), "https://collector:4318");
+        assert_eq!(without_secrets("http://[::1]:4318"), "http://[::1]:4318");
+        assert_eq!(without_secrets("hunter2 "), "(no URL)");
+    }
 }

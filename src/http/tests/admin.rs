@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{AdminConfig, Token};
+use crate::http::listener::ClientCertificate;
 
 const SECRET: &str = "0123456789abcdef-secret";
 const ROLLBACK: &str = r#"{"action":"rollback","model":"iris"}"#;
@@ -133,5 +134,35 @@ fn a_command_that_is_not_done_yet_is_accepted() {
             body,
             json!({"slot": "model iris", "action": "rollback", "before": "12", "serving": null, "progress": text})
         );
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_gives_no_commands_to_pages_from_elsewhere() {
+    let server = on(None);
+    let ask = async |headers: &[(&str, &str)]| {
+        let mut request = Request::post("/admin/control").header("host", "ops.example:9000");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(Body::from(ROLLBACK)).expect("a request");
+        request.extensions_mut().insert(ClientCertificate("digest".into()));
+        send(&server.router, request).await
+    };
+    for own in [
+        &[][..],
+        &[("sec-fetch-site", "same-origin"), ("origin", "https://ops.example:9000")],
+        &[("sec-fetch-site", "none")],
+        &[("origin", "https://ops.example:9000")],
+    ] {
+        ask(own).await.problem(503, "stopping");
+    }
+    for elsewhere in [
+        &[("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")][..],
+        &[("sec-fetch-site", "same-site")],
+        &[("origin", "https://evil.example")],
+        &[("origin", "null")],
+    ] {
+        ask(elsewhere).await.problem(401, "unauthorized");
     }
 }
