@@ -21,17 +21,7 @@ const DASHBOARDS: &[&str] = &["overview", "swaps-and-lag", "fleet", "serving"];
 /// Where cases of promtool stand.
 const CASES: &[&str] = &["objectives_test.yaml", "alerts_test.yaml", "days_test.yaml"];
 /// Metrics that no panel and no alert needs, each with the reason.
-const UNSHOWN: &[(&str, &str)] = &[
-    ("hotserve_connections", "of one instance, for who looks into it"),
-    ("hotserve_connections_limit", "of one instance, for who looks into it"),
-    ("hotserve_connections_opened_total", "of one instance, for who looks into it"),
-    ("hotserve_connections_refused_total", "of one instance, for who looks into it"),
-    ("hotserve_connections_ended_total", "of one instance, for who looks into it"),
-    ("hotserve_requests_shed_total", "is among the requests that were answered 503"),
-    ("hotserve_tls_certificate_expiry_timestamp_seconds", "0 where no TLS is spoken"),
-    ("hotserve_tls_reloads_total", "0 where no TLS is spoken"),
-    ("hotserve_reloads_total", "an operator who sends SIGHUP looks at the log, and at /history"),
-];
+const UNSHOWN: &[(&str, &str)] = &[];
 
 fn read(name: &str) -> String {
     std::fs::read_to_string(repository("dashboards").join(name)).unwrap()
