@@ -47,8 +47,11 @@ use self::states::States;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The port is taken, or not allowed.
-    #[error("listen on {addr}: choose another port with --port (PORT), 0 for any free one")]
+    /// The port is taken or not allowed, or the address is not this machine's.
+    #[error(
+        "listen on {addr}: choose another port with --port (PORT), 0 for any free one, or address with --host \
+         (HOTSERVE_HOST)"
+    )]
     Listen {
         /// Where.
         addr: SocketAddr,

@@ -224,7 +224,7 @@ pub struct Rejection {
 
 impl Rejection {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: one_line(&shorten(detail.into())) }
+        Self { reason, detail: shorten(one_line(&shorten(detail.into()))) }
     }
 }
 

@@ -231,7 +231,9 @@ impl Contact {
     /// As it is now.
     pub fn read(&self) -> Contacted {
         let mut here = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        here.trouble.take_if(|_| here.asked.is_none_or(|asked| asked.elapsed() >= TOLD));
+        if here.asked.is_none_or(|asked| asked.elapsed() >= TOLD) {
+            here.trouble = None;
+        }
         here.clone()
     }
 }
