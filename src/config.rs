@@ -215,8 +215,8 @@ pub struct Settings {
     /// Address for what is not for clients: the page, metrics, history, events, models, docs and /admin; nowhere else then
     #[arg(long, env = "HOTSERVE_OPS_LISTEN", value_name = "IP:PORT")]
     pub ops_listen: Option<SocketAddr>,
-    /// Origin of pages that may ask from a browser: https://app.example.com, or * for any; repeatable [default: none]
-    #[arg(long = "cors-origin", env = "HOTSERVE_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
+    /// Origin of pages that may ask from a browser.
+    #[arg(long, help = "Origin of pages that may ask from a browser: https://app.example.com, or * for any; repeatable [default: none]" = "cors-origin", env = "HOTSERVE_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     #[serde(default)]
     pub cors_origins: Vec<String>,
 }
