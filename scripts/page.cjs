@@ -253,13 +253,21 @@ async function main(browser, url) {
   const dialog = page.locator("#command-dialog");
   assert.match(await dialog.innerText(), new RegExp(`model iris \\(${served}\\) is taken back`));
   if (shots) await page.screenshot({ path: path.join(shots, "command-desktop-light.png") });
+  // What came since the dialog was opened is not taken back unseen.
+  publish(url, "model", "models/samples/iris/retrained.json", "--name", "iris", "--version", "91");
+  await iris.locator(".version", { hasText: /^91/ }).waitFor();
+  await dialog.getByRole("button", { name: "Roll back model iris" }).click();
+  await dialog.locator(".outcome.bad", { hasText: `Version 91 has come since this said ${served}` }).waitFor();
+  assert.match(await dialog.innerText(), /model iris \(91\) is taken back/);
+  if (shots) await page.screenshot({ path: path.join(shots, "changed-desktop-light.png") });
+  assert.match(await iris.locator(".version").innerText(), /^91/);
   await dialog.getByRole("button", { name: "Roll back model iris" }).click();
   await dialog.locator(".outcome.good").waitFor();
   await dialog.getByRole("button", { name: "Close" }).click();
-  await iris.locator(".version", { hasText: new RegExp(`^${served - 1}`) }).waitFor();
+  await iris.locator(".version", { hasText: new RegExp(`^${served}`) }).waitFor();
   await page.locator("#timeline li.told", { hasText: "by an operator" }).first().waitFor();
   assert.equal(await page.evaluate(() => localStorage.length), 0, "the token is not kept");
-  console.log(`  a rollback by the page brings version ${served - 1} back`);
+  console.log(`  a rollback by the page brings version ${served} back, and none that it did not tell of is sent`);
 
   // Away by the page, and back.
   const tell = async (name, action) => {
@@ -271,10 +279,15 @@ async function main(browser, url) {
   };
   await tell("fraud", "Unload");
   await page.locator(".served .aside", { hasText: "unloaded" }).waitFor();
+  await page.getByRole("button", { name: "Change model fraud" }).click();
+  assert.deepEqual(await dialog.locator("#commands label").allInnerTexts(), ["Load"]);
+  await dialog.getByRole("button", { name: "Close" }).click();
   await page.locator("#findings", { hasText: "model fraud is unloaded" }).waitFor();
   await tell("fraud", "Load");
   await page.locator(".served .version", { hasText: "sample" }).waitFor();
+  const pin = page.waitForRequest(`${url}/admin/control`);
   await tell("iris", "Pin");
+  assert.equal((await pin).postDataJSON().version, served, "it pins the version that it names");
   await page.locator("#findings", { hasText: "model iris is pinned" }).waitFor();
   await tell("iris", "Unpin");
   console.log("  a model is unloaded and loaded, pinned and unpinned by the page");

@@ -14,14 +14,14 @@ const actions = [
   {
     code: "rollback",
     name: "Roll back",
-    may: () => true,
+    may: ({ unloaded }) => !unloaded,
     takes: "optional",
     says: ({ name, version: served }, to) => `What is served as ${name} (${version(served)}) is taken back${to ? `, and so is everything above version ${to}` : ""}. ${to ? `Version ${to}` : "The version before it"} is served again, if it is kept here. What is published later is served as usual.`,
   },
   {
     code: "pin",
     name: "Pin",
-    may: () => true,
+    may: ({ unloaded }) => !unloaded,
     takes: "optional",
     says: ({ name, version: served }, to) => `${name} stays at version ${to || version(served)}, whatever the stream says, until it is unpinned.${to && to !== String(served) ? " If that version is not kept here, it is served when it is announced again." : ""}`,
   },
@@ -112,7 +112,25 @@ function request(action, given) {
     return [`v2/repository/models/${encodeURIComponent(slot.model)}/${action.code}`, {}];
   }
   const { model, key } = slot;
-  return ["admin/control", { action: action.code, ...(model ? { model } : { key }), ...(action.takes && given ? { version: Number(given) } : {}) }];
+  // A pin is of the version that was named, whatever is served by now.
+  const to = given ? Number(given) : action.code === "pin" && Number.isInteger(slot.version) ? slot.version : null;
+  return ["admin/control", { action: action.code, ...(model ? { model } : { key }), ...(action.takes && to !== null ? { version: to } : {}) }];
+}
+
+// A rollback takes back what is served, and a version that is no number cannot be sent: with these, what is served is
+// asked for once more. Says what is other than the dialog did, which then says that.
+async function other(action, body) {
+  if (action.code !== "rollback" && !(action.code === "pin" && body.version === undefined)) return null;
+  const described = slot;
+  const { models, states } = await (await fetch("models", { cache: "no-store" })).json();
+  if (slot !== described) return "Another dialog was opened.";
+  const row = slot.model ? models.find(({ name }) => name === slot.model) : states.find(({ key }) => key === slot.key);
+  if (!row) return `${slot.name} is served no more.`;
+  if (String(row.version) === String(slot.version)) return null;
+  const before = version(slot.version);
+  slot = slotOf(row, slot.model ? "model" : "state");
+  describe();
+  return `Version ${version(row.version)} has come since this said ${before}. Read anew what it will do, and send it again.`;
 }
 
 async function send() {
@@ -125,7 +143,14 @@ async function send() {
   };
   say("", "Sending…");
   $("command-send").disabled = true;
+  let sent = false;
   try {
+    const news = await other(action, body);
+    if (news) {
+      say("bad", `Nothing was sent. ${news}`);
+      return;
+    }
+    sent = true;
     const answer = await fetch(path, {
       method: "POST",
       headers: { authorization: `Bearer ${token()}`, "content-type": "application/json" },
@@ -144,9 +169,10 @@ async function send() {
       say("good", `Done. ${serves}${progress[done.progress] ?? ""}`);
     }
   } catch (error) {
-    say("bad", `No answer came (${error.message}): look at the timeline before you send it again.`);
+    say("bad", sent ? `No answer came (${error.message}): look at the timeline before you send it again.` : `Nothing was sent: what is served could not be asked for (${error.message}).`);
+  } finally {
+    $("command-send").disabled = false;
   }
-  $("command-send").disabled = false;
 }
 
 export function start(changed) {
