@@ -4,7 +4,7 @@ import * as admin from "./admin.js";
 import { Chart } from "./charts.js";
 import { $, copyable, el, prose, rebuild, say, svg } from "./dom.js";
 import * as tryIt from "./try.js";
-import { age, bytes, clock, judge, lagOf, milliseconds, plural, rate, said, seconds, span, version, whose } from "./words.js";
+import { age, bytes, clock, judge, lagOf, milliseconds, plural, rate, said, seconds, span, subject, version, whose } from "./words.js";
 
 const KEPT = 600000;
 const HISTORY = 60;
@@ -277,7 +277,7 @@ function traffic() {
       }),
     ];
   }
-  const kindOf = ({ outcome }) => ({ applied: "swap", rejected: "bad", quarantined: "bad", fell_back: "bad" })[outcome] ?? "told";
+  const kindOf = ({ outcome }) => ({ applied: "swap", rejected: "bad", quarantined: "bad", fell_back: "bad", reload_failed: "bad" })[outcome] ?? "told";
   const marks = world.history.map((entry) => ({ at: Date.parse(entry.at), kind: kindOf(entry), text: `${what(entry)} ${done(entry)}` }));
   // With the server lost, the lines stop and time goes on.
   charts.forEach((chart) => chart.draw(world.seconds, marks, now()));
@@ -285,7 +285,7 @@ function traffic() {
 
 // Of these the version is where the slot goes.
 const TO = { rolled_back: true, pinned: true };
-const what = (entry) => entry.slots.map((slot, i) => `${slot} ${TO[entry.outcome] ? "" : version(entry.versions[i])}`.trim()).join(", ") || "a message";
+const what = (entry) => entry.slots.map((slot, i) => `${slot} ${TO[entry.outcome] ? "" : version(entry.versions[i])}`.trim()).join(", ") || subject(entry);
 const done = (entry) => `${said[entry.outcome] ?? entry.outcome}${TO[entry.outcome] && entry.versions[0] ? ` to ${version(entry.versions[0])}` : ""}`;
 
 function held(slot) {
@@ -407,13 +407,13 @@ function stages(entry) {
 
 function entryRow(entry) {
   const at = Date.parse(entry.at);
-  const level = { applied: "good", unpinned: "good", loaded: "good", rejected: "bad", quarantined: "bad", fell_back: "warn" }[entry.outcome] ?? "told";
-  const why = [entry.by && `by ${whose[entry.by] ?? entry.by}`, entry.reason?.replaceAll("_", " ")].filter(Boolean).join(", ");
+  const level = { applied: "good", unpinned: "good", loaded: "good", rejected: "bad", quarantined: "bad", fell_back: "warn", reload_failed: "warn" }[entry.outcome] ?? "told";
+  const why = [entry.by && `by ${whose[entry.by] ?? entry.by}`, (entry.slots.length > 0 || subject(entry) === "a message") && entry.reason?.replaceAll("_", " ")].filter(Boolean).join(", ");
   return el(`li.${level}`,
     el("time.when", clock(at), { datetime: entry.at, title: new Date(at).toLocaleString() }),
     el("div.entry",
       el("p.what",
-        el("span.slots", entry.slots.length ? entry.slots.map((slot, i) => el("span", { title: entry.versions[i] ?? "" }, i > 0 && ", ", slot.replace(/^(model|state) /, ""), !TO[entry.outcome] && el("span.soft", ` ${version(entry.versions[i])}`))) : "a message"),
+        el("span.slots", entry.slots.length ? entry.slots.map((slot, i) => el("span", { title: entry.versions[i] ?? "" }, i > 0 && ", ", slot.replace(/^(model|state) /, ""), !TO[entry.outcome] && el("span.soft", ` ${version(entry.versions[i])}`))) : subject(entry)),
         el(`span.badge.${level}`, said[entry.outcome] ?? entry.outcome.replaceAll("_", " ")),
         TO[entry.outcome] && entry.versions[0] && el("span", `to ${version(entry.versions[0])}`),
         entry.publish_to_serving_seconds !== undefined && el("span.soft", `${seconds(entry.publish_to_serving_seconds)} after publication`),
