@@ -21,9 +21,10 @@ const world = {
   history: [],
   // The states' values, by key: { etag, text }.
   values: new Map(),
-  link: { state: "connecting", heard: null, lost: null },
+  // When something was heard last, by the server's clock.
+  link: { state: "connecting", heard: null },
 };
-// How far the server's clock is ahead of the browser's.
+// How far the server's clock is ahead of the browser's. All ages are by the server's.
 let offset = 0;
 const now = () => Date.now() + offset;
 let kind = "all";
@@ -77,38 +78,49 @@ async function past() {
 }
 
 function heard(event) {
-  world.link.heard = Date.now();
-  return JSON.parse(event.data);
+  const data = JSON.parse(event.data);
+  if (event.type === "pulse") offset = Date.parse(data.at) - Date.now();
+  world.link.heard = now();
+  return data;
 }
 
-// The server answers, and has no place for one more who listens: what it serves can be asked for all the same.
+function lost() {
+  world.link.state = "lost";
+  show();
+}
+
+// Where the server answers, it has no place for one more who listens: what it serves can be asked for all the same.
 async function refused() {
   try {
     await ask("livez");
-    Object.assign(world.link, { state: "refused", heard: Date.now() });
-    await past();
-    refresh();
   } catch {
-    // It does not answer: the connection is lost, as is said already.
+    lost();
+    return;
   }
+  Object.assign(world.link, { state: "refused", heard: now() });
+  await past();
+  refresh();
 }
 
 let events = null;
+// When it was made, by the browser's clock.
+let begun = 0;
 
 function listen() {
   if (events && events.readyState !== EventSource.CLOSED) return;
+  begun = Date.now();
   events = new EventSource("events?pulse");
   events.onopen = async () => {
-    Object.assign(world.link, { state: "live", heard: Date.now() });
+    Object.assign(world.link, { state: "live", heard: now() });
     // What happened before it was open is not told.
     await past();
     refresh();
   };
   events.onerror = () => {
-    if (world.link.state !== "lost") world.link.lost = now();
-    world.link.state = "lost";
-    show();
-    if (events.readyState === EventSource.CLOSED) refused();
+    const closed = events.readyState === EventSource.CLOSED;
+    // Who is refused once more has lost nothing.
+    if (!closed || world.link.state === "live") lost();
+    if (closed) refused();
   };
   events.addEventListener("server", (event) => {
     world.server = heard(event);
@@ -130,7 +142,6 @@ function listen() {
   events.addEventListener("pulse", (event) => {
     const pulse = heard(event);
     const at = Date.parse(pulse.at);
-    offset = at - Date.now();
     const behind = world.pulse && pulse.generation !== world.catalog?.generation;
     world.pulse = pulse;
     if (at - (world.seconds.at(-1)?.at ?? 0) > 500) world.seconds.push({ at, in_flight: pulse.in_flight, ...pulse.requests });
@@ -489,11 +500,16 @@ listen();
 // An EventSource comes back by itself when the connection breaks, and not when it is refused.
 setInterval(listen, 5000);
 setInterval(() => {
-  if (world.link.state === "live" && Date.now() - world.link.heard > 5000) {
+  const silent = now() - world.link.heard;
+  if (world.link.state === "live" && silent > 5000) {
     // No pulse: the connection hangs.
-    Object.assign(world.link, { state: "lost", lost: now() });
-  } else if (world.link.state === "lost" && events.readyState === EventSource.OPEN && Date.now() - world.link.heard < 2000) {
+    lost();
+  } else if (world.link.state === "lost" && events.readyState === EventSource.OPEN && silent < 2000) {
     world.link.state = "live";
+  } else if (world.link.state === "lost" && Math.min(silent, Date.now() - begun) > 10000) {
+    // What hangs so long may be cut without a word: nobody but this page would ever notice.
+    events.close();
+    listen();
   }
   // While pulses come, they show.
   if (world.link.state !== "live") show();
