@@ -68,13 +68,19 @@ async function values() {
   }));
 }
 
+// What comes while the past is asked for, for each who asks: the answer may be older.
+const meanwhile = new Set();
+
 async function past() {
+  const come = [];
+  meanwhile.add(come);
   try {
     const { entries } = await (await ask(`history?limit=${HISTORY}`)).json();
-    world.history = entries;
+    world.history = [...come.filter(({ id }) => id > (entries[0]?.id ?? 0)).reverse(), ...entries];
   } catch {
     // As above.
   }
+  meanwhile.delete(come);
 }
 
 function heard(event) {
@@ -151,6 +157,7 @@ function listen() {
   });
   const happened = (event) => {
     const entry = heard(event);
+    meanwhile.forEach((come) => come.push(entry));
     if (entry.id > (world.history[0]?.id ?? 0)) world.history.unshift(entry);
     world.history.length = Math.min(world.history.length, 500);
     show();
