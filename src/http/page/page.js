@@ -4,7 +4,7 @@ import * as admin from "./admin.js";
 import { Chart } from "./charts.js";
 import { $, copyable, el, prose, rebuild, say, svg } from "./dom.js";
 import * as tryIt from "./try.js";
-import { age, bytes, clock, judge, lagOf, milliseconds, plural, rate, said, seconds, span, subject, version, whose } from "./words.js";
+import { age, bytes, clock, judge, lagOf, milliseconds, plural, rate, said, seconds, span, subject, valueOf, version, whose } from "./words.js";
 
 const KEPT = 600000;
 const HISTORY = 60;
@@ -344,7 +344,7 @@ function modelRow(model) {
 
 function stateRow(state) {
   const value = world.values.get(state.key);
-  const text = value && pretty(value.text);
+  const text = value && valueOf(value.text);
   return el("li", named(state.key, state, "state"),
     el("dl.facts.of-state",
       fact("version", versionOf(state)),
@@ -352,17 +352,6 @@ function stateRow(state) {
       fact("for", since(Date.parse(state.applied_at), span))),
     buttons(admin.slotOf(state, "state")),
     text && el("pre.value", text, { tabindex: "0", "aria-label": `The value of ${state.key}` }));
-}
-
-function pretty(text) {
-  try {
-    const { state } = JSON.parse(text);
-    const flat = JSON.stringify(state);
-    const shown = flat.length > 80 ? JSON.stringify(state, null, 2) : flat;
-    return shown.length > 4000 ? `${shown.slice(0, 4000)}…` : shown;
-  } catch {
-    return text.slice(0, 4000);
-  }
 }
 
 function aside(slot, words, action) {

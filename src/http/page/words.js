@@ -38,6 +38,27 @@ export function rate(n) {
   return n < 9.95 && !Number.isInteger(n) ? n.toFixed(1) : n.toFixed(0);
 }
 
+// A state's value as it stands in the answer, set out in lines where it is long. No number in it is read: JavaScript
+// would round a long one, and write 1.0 as 1.
+export function valueOf(answer) {
+  const raw = answer.replace(/^\{"state":|\}$/g, "");
+  const parts = raw.slice(0, 8000).match(/"(?:[^"\\]|\\.)*"?|[[\]{},:]|[^\s[\]{},:"]+/g) ?? [];
+  let shown = parts.join("");
+  if (shown.length > 80) {
+    let depth = 0;
+    const line = (deep) => `\n${"  ".repeat(deep)}`;
+    const opens = (part) => part === "[" || part === "{";
+    const closes = (part) => part === "]" || part === "}";
+    const put = (part, i) => {
+      if (opens(part)) return closes(parts[i + 1]) ? part : `${part}${line(++depth)}`;
+      if (closes(part)) return opens(parts[i - 1]) ? part : `${line(--depth)}${part}`;
+      return part === "," ? `,${line(depth)}` : part === ":" ? ": " : part;
+    };
+    shown = parts.map(put).join("");
+  }
+  return shown.length > 4000 || raw.length > 8000 ? `${shown.slice(0, 4000)}…` : shown;
+}
+
 export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 
 export const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
