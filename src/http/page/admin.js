@@ -59,10 +59,13 @@ const chosen = () => actions.find(({ code }) => code === $("commands").querySele
 // What the server says of its commands.
 export function setAdmin(facts) {
   admin = facts ?? null;
-  $("unlock").textContent = token() && admin?.here ? "Lock commands" : "Unlock commands";
+  $("unlock").textContent = tokenless() ? "About commands" : token() && admin?.here ? "Lock commands" : "Unlock commands";
 }
 
-export const unlocked = () => Boolean(admin?.here && token());
+// Commands are taken from who has shown a certificate: there is nothing to unlock them with.
+const tokenless = () => Boolean(admin?.here) && admin.token === false;
+
+export const unlocked = () => tokenless() || Boolean(admin?.here && token());
 
 function explain() {
   const code = (text) => el("code", text);
@@ -71,6 +74,9 @@ function explain() {
   }
   if (!admin.here) {
     return el("p", "This server takes commands on another port, ", code(String(admin.port)), ", which this page does not ask. From a machine that reaches it: ", code(`hotserve rollback --model NAME --server ADDRESS:${admin.port}`));
+  }
+  if (tokenless()) {
+    return el("p", "This server has no token: it takes commands from whoever shows a client certificate of its ", code("--tls-client-ca"), ". Where this browser has shown one, that is enough, and the commands stand beside what is served. Without one the server says no.");
   }
   const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
   return el("p", "With the server's token this page can roll back, pin, revoke and unload what this instance serves. It is kept in this tab only, and gone when you close it.", local && [" That of ", code("hotserve dev"), " is the ", code("admin_token"), " in ", code("hotserve-dev/PORT.json"), " below XDG_RUNTIME_DIR, or in ", code("/tmp/hotserve-dev-UID/PORT.json"), "."]);
@@ -153,11 +159,11 @@ async function send() {
     sent = true;
     const answer = await fetch(path, {
       method: "POST",
-      headers: { authorization: `Bearer ${token()}`, "content-type": "application/json" },
+      headers: { ...(token() && { authorization: `Bearer ${token()}` }), "content-type": "application/json" },
       body: JSON.stringify(body),
     });
     const done = await answer.json().catch(() => ({}));
-    if (answer.status === 401) {
+    if (answer.status === 401 && !tokenless()) {
       sessionStorage.removeItem(KEY);
       setAdmin(admin);
       say("bad", "This is not the server's token. It is forgotten: unlock commands with the right one.");
@@ -177,14 +183,14 @@ async function send() {
 
 export function start(changed) {
   $("unlock").addEventListener("click", () => {
-    if (unlocked()) {
+    if (unlocked() && !tokenless()) {
       sessionStorage.removeItem(KEY);
       setAdmin(admin);
       changed();
       return;
     }
     $("token-body").replaceChildren(explain());
-    $("token-field").hidden = $("token-keep").hidden = !admin?.here;
+    $("token-field").hidden = $("token-keep").hidden = !admin?.here || tokenless();
     $("token").value = "";
     $("token-dialog").showModal();
   });
