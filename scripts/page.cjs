@@ -356,7 +356,7 @@ async function main(browser, url) {
   publish(url, "model", "models/samples/iris/retrained.json", "--name", "iris", "--version", "91");
   await iris.locator(".version", { hasText: /^91/ }).waitFor();
   await dialog.getByRole("button", { name: "Roll back model iris" }).click();
-  await dialog.locator(".outcome.bad", { hasText: `Version 91 has come since this said ${served}` }).waitFor();
+  await dialog.locator(".outcome.bad", { hasText: `Version 91 is served now, and this said ${served}` }).waitFor();
   assert.match(await dialog.innerText(), /model iris \(91\) is taken back/);
   if (shots) await page.screenshot({ path: path.join(shots, "changed-desktop-light.png") });
   assert.match(await iris.locator(".version").innerText(), /^91/);

@@ -136,7 +136,7 @@ async function other(action, body) {
   const before = version(slot.version);
   slot = slotOf(row, slot.model ? "model" : "state");
   describe();
-  return `Version ${version(row.version)} has come since this said ${before}. Read anew what it will do, and send it again.`;
+  return `Version ${version(row.version)} is served now, and this said ${before}. Read anew what it will do, and send it again.`;
 }
 
 async function send() {
