@@ -4,6 +4,7 @@ const assert = require("node:assert");
 const { spawn, execFileSync } = require("node:child_process");
 const fs = require("node:fs");
 const http = require("node:http");
+const net = require("node:net");
 const os = require("node:os");
 const path = require("node:path");
 const { chromium } = require("playwright-core");
@@ -160,16 +161,114 @@ async function look(page) {
   assert.deepEqual(faults, []);
 }
 
+// Shows the files of PAGE, if it is set, in place of the program's.
+async function own(page, url) {
+  if (!process.env.PAGE) return;
+  const types = { ".html": "text/html", ".css": "text/css", ".js": "text/javascript" };
+  const file = (name) => ({ body: fs.readFileSync(path.join(process.env.PAGE, name)), contentType: types[path.extname(name)] });
+  await page.route(`${url}/`, (route) => route.fulfill(file("index.html")));
+  await page.route(`${url}/page/*`, (route) => route.fulfill(file(path.basename(new URL(route.request().url()).pathname))));
+}
+
+// A way to the server on which a connection that listens can be cut without a word.
+async function between(url) {
+  const pairs = [];
+  const proxy = net.createServer((client) => {
+    const server = net.connect(new URL(url).port, "localhost");
+    const pair = { client, server, listens: false };
+    pairs.push(pair);
+    client.on("data", (data) => (pair.listens ||= data.includes("GET /events")));
+    client.pipe(server).pipe(client);
+    for (const side of [client, server]) side.on("error", () => {});
+  });
+  await new Promise((done) => proxy.listen(0, "localhost", done));
+  const cut = () => pairs.filter(({ listens }) => listens).forEach(({ client, server }) => {
+    server.unpipe(client);
+    server.destroy();
+  });
+  const close = () => {
+    proxy.close();
+    pairs.forEach(({ client, server }) => [client, server].forEach((side) => side.destroy()));
+  };
+  return { at: `http://localhost:${proxy.address().port}`, cut, close };
+}
+
+// What goes wrong between the page and the server.
+async function wire(context, url) {
+  const { at, cut, close } = await between(url);
+  const page = await context.newPage();
+  await own(page, at);
+  // A browser whose clock is an hour late.
+  await page.addInitScript(() => {
+    const { now } = Date;
+    Date.now = () => now() - 3_600_000;
+  });
+  // Something happens between the answer and its arrival.
+  await page.route(`${at}/history?*`, async (route) => {
+    const response = await route.fetch();
+    publish(url, "state", "1", "--key", "meanwhile");
+    await sleep(1500);
+    await route.fulfill({ response });
+  }, { times: 1 });
+  await page.goto(`${at}/`);
+  await page.locator("#timeline li", { hasText: "meanwhile" }).waitFor();
+  await page.waitForTimeout(2500);
+  assert.equal(await page.locator("#timeline li", { hasText: "meanwhile" }).count(), 1, "what comes meanwhile stays");
+  assert.equal(await page.locator("#link-text").innerText(), "live");
+  cut();
+  await page.locator("#headline", { hasText: "lost the server" }).waitFor();
+  assert.match(await page.locator("#evidence").innerText(), /last heard [5-9]\.\d s ago/);
+  await page.locator("#link[data-state=live]").waitFor({ timeout: 20_000 });
+  await page.locator("#headline", { hasText: "All is well" }).or(page.locator("#headline", { hasText: "The last update" })).waitFor();
+  await page.close();
+  close();
+  console.log("  a connection that hangs is made anew, whatever the browser's clock says");
+}
+
+// What seldom happens, told by the page's own modules.
+async function seldom(page, url) {
+  const titles = (history) => page.evaluate(async (history) => {
+    const { judge } = await import("/page/words.js");
+    const pulse = { ready: true, stream: { shards: {} }, artifacts: {}, memory: {}, loading: [], unloaded: [] };
+    const at = new Date().toISOString();
+    const entries = history.map((entry) => ({ at, slots: [], versions: [], ...entry }));
+    return judge({ pulse, history: entries, link: { state: "live" }, seconds: [] }, Date.now()).map(({ title }) => title);
+  }, history);
+  const [read, failed] = ["reloaded", "reload_failed"].map((outcome) => ({ outcome, reason: "trusted_keys" }));
+  const refused = { outcome: "rejected", reason: "malformed" };
+  assert.deepEqual(await titles([read, refused]), ["The last message could not be taken"]);
+  assert.deepEqual(await titles([failed, read]), ["The trusted keys could not be read anew"]);
+  assert.deepEqual(await titles([{ ...read, reason: "certificate" }, failed]), ["The trusted keys could not be read anew"]);
+  assert.deepEqual(await titles([read, failed]), []);
+
+  // A row that is no form is written out whole, and one that is too long is not.
+  for (const [shape, values] of [[[-1, 100], 100], [[-1, 300, 300], 0]]) {
+    await page.route(`${url}/models`, async (route) => {
+      const catalog = await (await route.fetch()).json();
+      await route.fulfill({ json: { ...catalog, models: [{ ...catalog.models[0], inputs: [{ name: "x", datatype: "FP32", shape }] }] } });
+    });
+    await page.goto(`${url}/`);
+    await page.locator("#try-body").waitFor();
+    const body = await page.locator("#try-body").inputValue();
+    assert.equal(body && JSON.parse(body).instances[0].length, values || "");
+    assert.equal(await page.locator("#try-note").isVisible(), !values);
+    await page.unroute(`${url}/models`);
+  }
+
+  // Commands by certificate alone.
+  await page.evaluate(async () => (await import("/page/admin.js")).setAdmin({ here: true, port: null, token: false }));
+  await page.getByRole("button", { name: "Change" }).first().waitFor();
+  await page.getByRole("button", { name: "About commands" }).click();
+  await page.locator("#token-dialog", { hasText: "client certificate" }).waitFor();
+  assert.ok(!(await page.getByLabel("Admin token").isVisible()), "no token is asked for");
+  console.log("  reloads, long rows and commands without a token are told");
+}
+
 async function main(browser, url) {
   const port = new URL(url).port;
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, reducedMotion: "reduce" });
   const page = await context.newPage();
-  if (process.env.PAGE) {
-    const types = { ".html": "text/html", ".css": "text/css", ".js": "text/javascript" };
-    const file = (name) => ({ body: fs.readFileSync(path.join(process.env.PAGE, name)), contentType: types[path.extname(name)] });
-    await page.route(`${url}/`, (route) => route.fulfill(file("index.html")));
-    await page.route(`${url}/page/*`, (route) => route.fulfill(file(path.basename(new URL(route.request().url()).pathname))));
-  }
+  await own(page, url);
   const seen = await watch(page, url);
   const headline = page.locator("#headline");
   const says = (text, timeout = 20_000) => headline.filter({ hasText: text }).waitFor({ timeout });
@@ -186,8 +285,8 @@ async function main(browser, url) {
   await look(page);
 
   // What is published shows.
-  publish(url, "state", '{"eur":1.08,"usd":1,"gbp":0.86}');
-  await page.locator("#served pre", { hasText: '"gbp":0.86' }).waitFor();
+  publish(url, "state", '{"eur":1.08,"usd":1.0,"gbp":0.86,"of":12345678901234567890}');
+  await page.locator("#served pre", { hasText: '"usd":1.0,"gbp":0.86,"of":12345678901234567890' }).waitFor();
   publish(url, "model", "models/samples/iris/retrained.json", "--name", "iris", "--version", "2");
   const iris = page.locator(".served > li", { has: page.locator("b", { hasText: /^iris$/ }) });
   await iris.locator(".version", { hasText: /^2/ }).waitFor();
@@ -253,13 +352,21 @@ async function main(browser, url) {
   const dialog = page.locator("#command-dialog");
   assert.match(await dialog.innerText(), new RegExp(`model iris \\(${served}\\) is taken back`));
   if (shots) await page.screenshot({ path: path.join(shots, "command-desktop-light.png") });
+  // What came since the dialog was opened is not taken back unseen.
+  publish(url, "model", "models/samples/iris/retrained.json", "--name", "iris", "--version", "91");
+  await iris.locator(".version", { hasText: /^91/ }).waitFor();
+  await dialog.getByRole("button", { name: "Roll back model iris" }).click();
+  await dialog.locator(".outcome.bad", { hasText: `Version 91 is served now, and this said ${served}` }).waitFor();
+  assert.match(await dialog.innerText(), /model iris \(91\) is taken back/);
+  if (shots) await page.screenshot({ path: path.join(shots, "changed-desktop-light.png") });
+  assert.match(await iris.locator(".version").innerText(), /^91/);
   await dialog.getByRole("button", { name: "Roll back model iris" }).click();
   await dialog.locator(".outcome.good").waitFor();
   await dialog.getByRole("button", { name: "Close" }).click();
-  await iris.locator(".version", { hasText: new RegExp(`^${served - 1}`) }).waitFor();
+  await iris.locator(".version", { hasText: new RegExp(`^${served}`) }).waitFor();
   await page.locator("#timeline li.told", { hasText: "by an operator" }).first().waitFor();
   assert.equal(await page.evaluate(() => localStorage.length), 0, "the token is not kept");
-  console.log(`  a rollback by the page brings version ${served - 1} back`);
+  console.log(`  a rollback by the page brings version ${served} back, and none that it did not tell of is sent`);
 
   // Away by the page, and back.
   const tell = async (name, action) => {
@@ -271,10 +378,15 @@ async function main(browser, url) {
   };
   await tell("fraud", "Unload");
   await page.locator(".served .aside", { hasText: "unloaded" }).waitFor();
+  await page.getByRole("button", { name: "Change model fraud" }).click();
+  assert.deepEqual(await dialog.locator("#commands label").allInnerTexts(), ["Load"]);
+  await dialog.getByRole("button", { name: "Close" }).click();
   await page.locator("#findings", { hasText: "model fraud is unloaded" }).waitFor();
   await tell("fraud", "Load");
   await page.locator(".served .version", { hasText: "sample" }).waitFor();
+  const pin = page.waitForRequest(`${url}/admin/control`);
   await tell("iris", "Pin");
+  assert.equal((await pin).postDataJSON().version, served, "it pins the version that it names");
   await page.locator("#findings", { hasText: "model iris is pinned" }).waitFor();
   await tell("iris", "Unpin");
   console.log("  a model is unloaded and loaded, pinned and unpinned by the page");
@@ -314,7 +426,7 @@ async function main(browser, url) {
 
   // Before there is anything.
   const bare = await context.newPage();
-  if (process.env.PAGE) for (const name of ["/", "/page/*"]) await bare.route(`${url}${name}`, (route) => route.fulfill({ path: path.join(process.env.PAGE, path.basename(new URL(route.request().url()).pathname) || "index.html") }));
+  await own(bare, url);
   await bare.route(`${url}/models`, (route) => route.fulfill({ json: { generation: 1, models: [], states: [] } }));
   await bare.goto(`${url}/`);
   await bare.locator(".empty", { hasText: "hotserve publish model" }).waitFor();
@@ -325,8 +437,17 @@ async function main(browser, url) {
   await bare.goto(`${url}/`);
   await bare.locator("#headline", { hasText: "is not told" }).waitFor();
   await bare.locator("#served", { hasText: "iris" }).waitFor();
+  // It asks for a place again and again, and has lost nothing.
+  const headlines = await bare.evaluate(() => new Promise((done) => {
+    const found = new Set();
+    new MutationObserver(() => found.add(document.getElementById("headline").textContent)).observe(document.getElementById("headline"), { childList: true });
+    setTimeout(() => done([...found]), 6500);
+  }));
+  assert.deepEqual(headlines, []);
   console.log("  an empty server shows the command to publish, and one that is full is told");
+  await seldom(bare, url);
   await bare.close();
+  await wire(context, url);
   return { page, says, port };
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! event: server
-//! data: {"version":"0.7.0","started_at":"…","admin":{"here":true,"port":null},…}
+//! data: {"version":"0.7.0","started_at":"…","admin":{"here":true,"port":null,"token":true},…}
 //!
 //! event: pulses
 //! data: {"columns":["at_ms","in_flight","all.per_second",…],"rows":[[1764362387000,3,812.0,…],…]}
@@ -285,9 +285,10 @@ impl Http {
 
     /// What a listener hears first.
     pub(super) fn pulses_before(&self) -> [Bytes; 3] {
-        let admin = self.admin.as_ref().map(|_| {
+        let admin = self.admin.as_ref().map(|admin| {
             let port = self.admin_listen().map(|address| address.port());
-            json!({ "here": port.is_none(), "port": port })
+            // Without a token they are taken from who shows a certificate.
+            json!({ "here": port.is_none(), "port": port, "token": admin.token.is_some() })
         });
         let server = json!({
             "version": env!("CARGO_PKG_VERSION"),

@@ -14,14 +14,14 @@ const actions = [
   {
     code: "rollback",
     name: "Roll back",
-    may: () => true,
+    may: ({ unloaded }) => !unloaded,
     takes: "optional",
     says: ({ name, version: served }, to) => `What is served as ${name} (${version(served)}) is taken back${to ? `, and so is everything above version ${to}` : ""}. ${to ? `Version ${to}` : "The version before it"} is served again, if it is kept here. What is published later is served as usual.`,
   },
   {
     code: "pin",
     name: "Pin",
-    may: () => true,
+    may: ({ unloaded }) => !unloaded,
     takes: "optional",
     says: ({ name, version: served }, to) => `${name} stays at version ${to || version(served)}, whatever the stream says, until it is unpinned.${to && to !== String(served) ? " If that version is not kept here, it is served when it is announced again." : ""}`,
   },
@@ -59,10 +59,13 @@ const chosen = () => actions.find(({ code }) => code === $("commands").querySele
 // What the server says of its commands.
 export function setAdmin(facts) {
   admin = facts ?? null;
-  $("unlock").textContent = token() && admin?.here ? "Lock commands" : "Unlock commands";
+  $("unlock").textContent = tokenless() ? "About commands" : token() && admin?.here ? "Lock commands" : "Unlock commands";
 }
 
-export const unlocked = () => Boolean(admin?.here && token());
+// Commands are taken from who has shown a certificate: there is nothing to unlock them with.
+const tokenless = () => Boolean(admin?.here) && admin.token === false;
+
+export const unlocked = () => tokenless() || Boolean(admin?.here && token());
 
 function explain() {
   const code = (text) => el("code", text);
@@ -71,6 +74,9 @@ function explain() {
   }
   if (!admin.here) {
     return el("p", "This server takes commands on another port, ", code(String(admin.port)), ", which this page does not ask. From a machine that reaches it: ", code(`hotserve rollback --model NAME --server ADDRESS:${admin.port}`));
+  }
+  if (tokenless()) {
+    return el("p", "This server has no token: it takes commands from whoever shows a client certificate of its ", code("--tls-client-ca"), ". Where this browser has shown one, that is enough, and the commands stand beside what is served. Without one the server says no.");
   }
   const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
   return el("p", "With the server's token this page can roll back, pin, revoke and unload what this instance serves. It is kept in this tab only, and gone when you close it.", local && [" That of ", code("hotserve dev"), " is the ", code("admin_token"), " in ", code("hotserve-dev/PORT.json"), " below XDG_RUNTIME_DIR, or in ", code("/tmp/hotserve-dev-UID/PORT.json"), "."]);
@@ -112,7 +118,25 @@ function request(action, given) {
     return [`v2/repository/models/${encodeURIComponent(slot.model)}/${action.code}`, {}];
   }
   const { model, key } = slot;
-  return ["admin/control", { action: action.code, ...(model ? { model } : { key }), ...(action.takes && given ? { version: Number(given) } : {}) }];
+  // A pin is of the version that was named, whatever is served by now.
+  const to = given ? Number(given) : action.code === "pin" && Number.isInteger(slot.version) ? slot.version : null;
+  return ["admin/control", { action: action.code, ...(model ? { model } : { key }), ...(action.takes && to !== null ? { version: to } : {}) }];
+}
+
+// A rollback takes back what is served, and a version that is no number cannot be sent: with these, what is served is
+// asked for once more. Says what is other than the dialog did, which then says that.
+async function other(action, body) {
+  if (action.code !== "rollback" && !(action.code === "pin" && body.version === undefined)) return null;
+  const described = slot;
+  const { models, states } = await (await fetch("models", { cache: "no-store" })).json();
+  if (slot !== described) return "Another dialog was opened.";
+  const row = slot.model ? models.find(({ name }) => name === slot.model) : states.find(({ key }) => key === slot.key);
+  if (!row) return `${slot.name} is served no more.`;
+  if (String(row.version) === String(slot.version)) return null;
+  const before = version(slot.version);
+  slot = slotOf(row, slot.model ? "model" : "state");
+  describe();
+  return `Version ${version(row.version)} is served now, and this said ${before}. Read anew what it will do, and send it again.`;
 }
 
 async function send() {
@@ -125,14 +149,21 @@ async function send() {
   };
   say("", "Sending…");
   $("command-send").disabled = true;
+  let sent = false;
   try {
+    const news = await other(action, body);
+    if (news) {
+      say("bad", `Nothing was sent. ${news}`);
+      return;
+    }
+    sent = true;
     const answer = await fetch(path, {
       method: "POST",
-      headers: { authorization: `Bearer ${token()}`, "content-type": "application/json" },
+      headers: { ...(token() && { authorization: `Bearer ${token()}` }), "content-type": "application/json" },
       body: JSON.stringify(body),
     });
     const done = await answer.json().catch(() => ({}));
-    if (answer.status === 401) {
+    if (answer.status === 401 && !tokenless()) {
       sessionStorage.removeItem(KEY);
       setAdmin(admin);
       say("bad", "This is not the server's token. It is forgotten: unlock commands with the right one.");
@@ -144,21 +175,22 @@ async function send() {
       say("good", `Done. ${serves}${progress[done.progress] ?? ""}`);
     }
   } catch (error) {
-    say("bad", `No answer came (${error.message}): look at the timeline before you send it again.`);
+    say("bad", sent ? `No answer came (${error.message}): look at the timeline before you send it again.` : `Nothing was sent: what is served could not be asked for (${error.message}).`);
+  } finally {
+    $("command-send").disabled = false;
   }
-  $("command-send").disabled = false;
 }
 
 export function start(changed) {
   $("unlock").addEventListener("click", () => {
-    if (unlocked()) {
+    if (unlocked() && !tokenless()) {
       sessionStorage.removeItem(KEY);
       setAdmin(admin);
       changed();
       return;
     }
     $("token-body").replaceChildren(explain());
-    $("token-field").hidden = $("token-keep").hidden = !admin?.here;
+    $("token-field").hidden = $("token-keep").hidden = !admin?.here || tokenless();
     $("token").value = "";
     $("token-dialog").showModal();
   });

@@ -4,7 +4,7 @@ import * as admin from "./admin.js";
 import { Chart } from "./charts.js";
 import { $, copyable, el, prose, rebuild, say, svg } from "./dom.js";
 import * as tryIt from "./try.js";
-import { age, bytes, clock, judge, lagOf, milliseconds, plural, rate, said, seconds, span, version, whose } from "./words.js";
+import { age, bytes, clock, judge, lagOf, milliseconds, plural, rate, said, seconds, span, subject, valueOf, version, whose } from "./words.js";
 
 const KEPT = 600000;
 const HISTORY = 60;
@@ -21,9 +21,10 @@ const world = {
   history: [],
   // The states' values, by key: { etag, text }.
   values: new Map(),
-  link: { state: "connecting", heard: null, lost: null },
+  // When something was heard last, by the server's clock.
+  link: { state: "connecting", heard: null },
 };
-// How far the server's clock is ahead of the browser's.
+// How far the server's clock is ahead of the browser's. All ages are by the server's.
 let offset = 0;
 const now = () => Date.now() + offset;
 let kind = "all";
@@ -67,48 +68,65 @@ async function values() {
   }));
 }
 
+// What comes while the past is asked for, for each who asks: the answer may be older.
+const meanwhile = new Set();
+
 async function past() {
+  const come = [];
+  meanwhile.add(come);
   try {
     const { entries } = await (await ask(`history?limit=${HISTORY}`)).json();
-    world.history = entries;
+    world.history = [...come.filter(({ id }) => id > (entries[0]?.id ?? 0)).reverse(), ...entries];
   } catch {
     // As above.
   }
+  meanwhile.delete(come);
 }
 
 function heard(event) {
-  world.link.heard = Date.now();
-  return JSON.parse(event.data);
+  const data = JSON.parse(event.data);
+  if (event.type === "pulse") offset = Date.parse(data.at) - Date.now();
+  world.link.heard = now();
+  return data;
 }
 
-// The server answers, and has no place for one more who listens: what it serves can be asked for all the same.
+function lost() {
+  world.link.state = "lost";
+  show();
+}
+
+// Where the server answers, it has no place for one more who listens: what it serves can be asked for all the same.
 async function refused() {
   try {
     await ask("livez");
-    Object.assign(world.link, { state: "refused", heard: Date.now() });
-    await past();
-    refresh();
   } catch {
-    // It does not answer: the connection is lost, as is said already.
+    lost();
+    return;
   }
+  Object.assign(world.link, { state: "refused", heard: now() });
+  await past();
+  refresh();
 }
 
 let events = null;
+// When it was made, by the browser's clock.
+let begun = 0;
 
 function listen() {
   if (events && events.readyState !== EventSource.CLOSED) return;
+  begun = Date.now();
   events = new EventSource("events?pulse");
   events.onopen = async () => {
-    Object.assign(world.link, { state: "live", heard: Date.now() });
+    Object.assign(world.link, { state: "live", heard: now() });
     // What happened before it was open is not told.
     await past();
     refresh();
   };
   events.onerror = () => {
-    if (world.link.state !== "lost") world.link.lost = now();
-    world.link.state = "lost";
-    show();
-    if (events.readyState === EventSource.CLOSED) refused();
+    const closed = events.readyState === EventSource.CLOSED;
+    // Who is refused once more has lost nothing.
+    if (!closed || world.link.state === "live") lost();
+    if (closed) refused();
   };
   events.addEventListener("server", (event) => {
     world.server = heard(event);
@@ -130,7 +148,6 @@ function listen() {
   events.addEventListener("pulse", (event) => {
     const pulse = heard(event);
     const at = Date.parse(pulse.at);
-    offset = at - Date.now();
     const behind = world.pulse && pulse.generation !== world.catalog?.generation;
     world.pulse = pulse;
     if (at - (world.seconds.at(-1)?.at ?? 0) > 500) world.seconds.push({ at, in_flight: pulse.in_flight, ...pulse.requests });
@@ -140,6 +157,7 @@ function listen() {
   });
   const happened = (event) => {
     const entry = heard(event);
+    meanwhile.forEach((come) => come.push(entry));
     if (entry.id > (world.history[0]?.id ?? 0)) world.history.unshift(entry);
     world.history.length = Math.min(world.history.length, 500);
     show();
@@ -277,7 +295,7 @@ function traffic() {
       }),
     ];
   }
-  const kindOf = ({ outcome }) => ({ applied: "swap", rejected: "bad", quarantined: "bad", fell_back: "bad" })[outcome] ?? "told";
+  const kindOf = ({ outcome }) => ({ applied: "swap", rejected: "bad", quarantined: "bad", fell_back: "bad", reload_failed: "bad" })[outcome] ?? "told";
   const marks = world.history.map((entry) => ({ at: Date.parse(entry.at), kind: kindOf(entry), text: `${what(entry)} ${done(entry)}` }));
   // With the server lost, the lines stop and time goes on.
   charts.forEach((chart) => chart.draw(world.seconds, marks, now()));
@@ -285,7 +303,7 @@ function traffic() {
 
 // Of these the version is where the slot goes.
 const TO = { rolled_back: true, pinned: true };
-const what = (entry) => entry.slots.map((slot, i) => `${slot} ${TO[entry.outcome] ? "" : version(entry.versions[i])}`.trim()).join(", ") || "a message";
+const what = (entry) => entry.slots.map((slot, i) => `${slot} ${TO[entry.outcome] ? "" : version(entry.versions[i])}`.trim()).join(", ") || subject(entry);
 const done = (entry) => `${said[entry.outcome] ?? entry.outcome}${TO[entry.outcome] && entry.versions[0] ? ` to ${version(entry.versions[0])}` : ""}`;
 
 function held(slot) {
@@ -326,7 +344,7 @@ function modelRow(model) {
 
 function stateRow(state) {
   const value = world.values.get(state.key);
-  const text = value && pretty(value.text);
+  const text = value && valueOf(value.text);
   return el("li", named(state.key, state, "state"),
     el("dl.facts.of-state",
       fact("version", versionOf(state)),
@@ -334,17 +352,6 @@ function stateRow(state) {
       fact("for", since(Date.parse(state.applied_at), span))),
     buttons(admin.slotOf(state, "state")),
     text && el("pre.value", text, { tabindex: "0", "aria-label": `The value of ${state.key}` }));
-}
-
-function pretty(text) {
-  try {
-    const { state } = JSON.parse(text);
-    const flat = JSON.stringify(state);
-    const shown = flat.length > 80 ? JSON.stringify(state, null, 2) : flat;
-    return shown.length > 4000 ? `${shown.slice(0, 4000)}…` : shown;
-  } catch {
-    return text.slice(0, 4000);
-  }
 }
 
 function aside(slot, words, action) {
@@ -407,13 +414,13 @@ function stages(entry) {
 
 function entryRow(entry) {
   const at = Date.parse(entry.at);
-  const level = { applied: "good", unpinned: "good", loaded: "good", rejected: "bad", quarantined: "bad", fell_back: "warn" }[entry.outcome] ?? "told";
-  const why = [entry.by && `by ${whose[entry.by] ?? entry.by}`, entry.reason?.replaceAll("_", " ")].filter(Boolean).join(", ");
+  const level = { applied: "good", unpinned: "good", loaded: "good", rejected: "bad", quarantined: "bad", fell_back: "warn", reload_failed: "warn" }[entry.outcome] ?? "told";
+  const why = [entry.by && `by ${whose[entry.by] ?? entry.by}`, (entry.slots.length > 0 || subject(entry) === "a message") && entry.reason?.replaceAll("_", " ")].filter(Boolean).join(", ");
   return el(`li.${level}`,
     el("time.when", clock(at), { datetime: entry.at, title: new Date(at).toLocaleString() }),
     el("div.entry",
       el("p.what",
-        el("span.slots", entry.slots.length ? entry.slots.map((slot, i) => el("span", { title: entry.versions[i] ?? "" }, i > 0 && ", ", slot.replace(/^(model|state) /, ""), !TO[entry.outcome] && el("span.soft", ` ${version(entry.versions[i])}`))) : "a message"),
+        el("span.slots", entry.slots.length ? entry.slots.map((slot, i) => el("span", { title: entry.versions[i] ?? "" }, i > 0 && ", ", slot.replace(/^(model|state) /, ""), !TO[entry.outcome] && el("span.soft", ` ${version(entry.versions[i])}`))) : subject(entry)),
         el(`span.badge.${level}`, said[entry.outcome] ?? entry.outcome.replaceAll("_", " ")),
         TO[entry.outcome] && entry.versions[0] && el("span", `to ${version(entry.versions[0])}`),
         entry.publish_to_serving_seconds !== undefined && el("span.soft", `${seconds(entry.publish_to_serving_seconds)} after publication`),
@@ -489,11 +496,16 @@ listen();
 // An EventSource comes back by itself when the connection breaks, and not when it is refused.
 setInterval(listen, 5000);
 setInterval(() => {
-  if (world.link.state === "live" && Date.now() - world.link.heard > 5000) {
+  const silent = now() - world.link.heard;
+  if (world.link.state === "live" && silent > 5000) {
     // No pulse: the connection hangs.
-    Object.assign(world.link, { state: "lost", lost: now() });
-  } else if (world.link.state === "lost" && events.readyState === EventSource.OPEN && Date.now() - world.link.heard < 2000) {
+    lost();
+  } else if (world.link.state === "lost" && events.readyState === EventSource.OPEN && silent < 2000) {
     world.link.state = "live";
+  } else if (world.link.state === "lost" && Math.min(silent, Date.now() - begun) > 10000) {
+    // What hangs so long may be cut without a word: nobody but this page would ever notice.
+    events.close();
+    listen();
   }
   // While pulses come, they show.
   if (world.link.state !== "live") show();

@@ -1,10 +1,12 @@
 // A prediction by hand: a form from the model's signature, or its body as JSON.
 
-import { $, copy, el } from "./dom.js";
+import { $, copy, el, say } from "./dom.js";
 import { milliseconds } from "./words.js";
 
 // A row of more values is no form.
 const FIELDS = 32;
+// A body of more is not written out.
+const VALUES = 20000;
 
 let models = [];
 let model = null;
@@ -40,11 +42,15 @@ function bodyOf({ inputs }, values) {
   return { instances: [features.length === values.length ? Object.fromEntries(features.map((name, i) => [name, values[i]])) : values] };
 }
 
-// A row of what cannot be a form.
+const sizeOf = ({ shape }) => shape.slice(1).reduce((all, length) => all * Math.max(length, 1), 1);
+const countOf = ({ inputs }) => inputs.reduce((all, input) => all + sizeOf(input), 0);
+
+// A row of what cannot be a form; nothing where it is too long.
 function anyBody({ inputs }) {
+  if (countOf({ inputs }) > VALUES) return null;
   const nested = ([length, ...rest], datatype) => {
     const one = rest.length ? nested(rest, datatype) : example(datatype, 0);
-    return Array.from({ length: Math.min(length < 0 ? 1 : length, 64) }, () => one);
+    return Array(length < 0 ? 1 : length).fill(one);
   };
   const row = ({ shape, datatype }) => (shape.length > 1 ? nested(shape.slice(1), datatype) : example(datatype, 0));
   return { instances: [inputs.length === 1 ? row(inputs[0]) : Object.fromEntries(inputs.map((input) => [input.name, row(input)]))] };
@@ -79,7 +85,13 @@ function form() {
   if (key === formed) return;
   formed = key;
   $("try-fields").replaceChildren(...(fields ?? []).map(field));
-  write(fields ? bodyOf(model, values()) : anyBody(model));
+  const body = fields ? bodyOf(model, values()) : anyBody(model);
+  $("try-note").hidden = body !== null;
+  if (body) write(body);
+  else {
+    $("try-body").value = "";
+    say($("try-note"), `A row of ${model.name} has ${countOf(model)} values, which is too many to write out here: paste a body.`);
+  }
   $("try-answer").replaceChildren();
 }
 

@@ -38,6 +38,27 @@ export function rate(n) {
   return n < 9.95 && !Number.isInteger(n) ? n.toFixed(1) : n.toFixed(0);
 }
 
+// A state's value as it stands in the answer, set out in lines where it is long. No number in it is read: JavaScript
+// would round a long one, and write 1.0 as 1.
+export function valueOf(answer) {
+  const raw = answer.replace(/^\{"state":|\}$/g, "");
+  const parts = raw.slice(0, 8000).match(/"(?:[^"\\]|\\.)*"?|[[\]{},:]|[^\s[\]{},:"]+/g) ?? [];
+  let shown = parts.join("");
+  if (shown.length > 80) {
+    let depth = 0;
+    const line = (deep) => `\n${"  ".repeat(deep)}`;
+    const opens = (part) => part === "[" || part === "{";
+    const closes = (part) => part === "]" || part === "}";
+    const put = (part, i) => {
+      if (opens(part)) return closes(parts[i + 1]) ? part : `${part}${line(++depth)}`;
+      if (closes(part)) return opens(parts[i - 1]) ? part : `${line(--depth)}${part}`;
+      return part === "," ? `,${line(depth)}` : part === ":" ? ": " : part;
+    };
+    shown = parts.map(put).join("");
+  }
+  return shown.length > 4000 || raw.length > 8000 ? `${shown.slice(0, 4000)}…` : shown;
+}
+
 export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 
 export const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
@@ -61,7 +82,13 @@ export const said = {
   loaded: "loaded",
   quarantined: "quarantined",
   fell_back: "fell back",
+  reloaded: "read anew",
+  reload_failed: "not read anew",
 };
+const REFUSED = ["rejected", "quarantined", "fell_back"];
+
+// What an entry without a slot is of.
+export const subject = ({ outcome, reason }) => (REFUSED.includes(outcome) || !reason ? "a message" : reason.replaceAll("_", " "));
 
 // Why something was refused, and what to do about it.
 const cures = {
@@ -107,7 +134,7 @@ const LAG = 10000;
 export function judge(world, now) {
   const found = [];
   const say = (level, title, cure, ...evidence) => found.push({ level, title, cure, evidence: evidence.filter(Boolean) });
-  const { pulse, catalog, history, link, seconds } = world;
+  const { pulse, catalog, history, link, seconds, server } = world;
   if (link.state === "lost") {
     if (pulse?.draining) say("bad", "The server has shut down", "It said so before it went. This page comes back with it.", `last heard at ${clock(link.heard)}`);
     else say("bad", "This page has lost the server", "What is shown is old. Look whether the process runs and the network is open; the page tries again by itself.", link.heard && `last heard ${span(now - link.heard)} ago, at ${clock(link.heard)}`);
@@ -120,6 +147,7 @@ export function judge(world, now) {
   for (const trouble of [stream(pulse, now), artifacts(pulse, now), manifest(pulse, now)]) if (trouble) say(...trouble);
   lag(pulse, now, say);
   failures(seconds, now, say);
+  reloads(history, server, now, say);
   rejections(history, now, say);
   slots(pulse, catalog, say);
   return sorted(found);
@@ -181,13 +209,26 @@ function failures(seconds, now, say) {
   }
 }
 
+// A start reads all of them, and a file that is mended to what it was leaves no entry: an old failure says nothing of now.
+function reloads(history, server, now, say) {
+  const begun = Math.max(server ? Date.parse(server.started_at) : 0, now - 86400000);
+  const seen = new Set();
+  for (const entry of history) {
+    const at = Date.parse(entry.at);
+    if (!["reloaded", "reload_failed"].includes(entry.outcome) || seen.has(entry.reason) || at < begun) continue;
+    seen.add(entry.reason);
+    if (entry.outcome === "reload_failed") say("warn", `The ${subject(entry)} could not be read anew`, "Mend the file, and send SIGHUP again. What was read before is in force until then.", entry.detail, `${span(now - at)} ago, at ${clock(at)}`);
+  }
+}
+
 function rejections(history, now, say) {
   const seen = new Set();
   for (const entry of history) {
+    if (!entry.slots.length && !REFUSED.includes(entry.outcome)) continue;
     const names = entry.slots.length ? entry.slots : [""];
     const news = names.filter((name) => !seen.has(name));
     names.forEach((name) => seen.add(name));
-    if (!["rejected", "quarantined", "fell_back"].includes(entry.outcome) || !news.length) continue;
+    if (!REFUSED.includes(entry.outcome) || !news.length) continue;
     const at = Date.parse(entry.at);
     const evidence = [entry.reason && `${entry.reason}: ${entry.detail ?? ""}`, `${span(now - at)} ago, at ${clock(at)}`];
     if (!entry.slots.length) {
