@@ -216,7 +216,13 @@ pub struct Settings {
     #[arg(long, env = "HOTSERVE_OPS_LISTEN", value_name = "IP:PORT")]
     pub ops_listen: Option<SocketAddr>,
     /// Origin of pages that may ask from a browser.
-    #[arg(long, help = "Origin of pages that may ask from a browser: https://app.example.com, or * for any; repeatable [default: none]" = "cors-origin", env = "HOTSERVE_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(
+        long = "cors-origin",
+        env = "HOTSERVE_CORS_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        help = "Origin of pages that may ask from a browser: https://app.example.com, or * for any; repeatable [default: none]"
+    )]
     #[serde(default)]
     pub cors_origins: Vec<String>,
 }
