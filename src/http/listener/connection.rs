@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt as _};
 
+use super::super::tls::Shown;
 use super::Door;
 use super::activity::{Activity, Noted, Overdue, Tracked, Watch};
 
@@ -113,9 +114,9 @@ impl Connection {
             () = self.stop.cancelled() => return End::Closed,
         };
         match accepted {
-            Ok(Ok((stream, certificate))) => {
+            Ok(Ok((stream, shown))) => {
                 // Large, and of no use any more where no TLS is spoken.
-                Box::pin(self.serve(stream, service, certificate)).await
+                Box::pin(self.serve(stream, service, shown)).await
             }
             Ok(Err(error)) => {
                 tracing::debug!(peer = %self.peer, %error, "no agreement about TLS");
@@ -125,7 +126,7 @@ impl Connection {
         }
     }
 
-    async fn serve<T, S>(self, stream: T, service: S, certificate: Option<ClientCertificate>) -> End
+    async fn serve<T, S>(self, stream: T, service: S, shown: Option<Shown>) -> End
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
@@ -136,8 +137,11 @@ impl Connection {
         let shared = Arc::new((Arc::clone(&activity), leaving));
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (underway, shared) = (shared.0.begin(), Arc::clone(&shared));
-            if let Some(certificate) = &certificate {
-                request.extensions_mut().insert(certificate.clone());
+            match shown.as_ref().map(Shown::certificate) {
+                None => {}
+                Some(Some(certificate)) => drop(request.extensions_mut().insert(certificate.clone())),
+                // It is worth nothing any more: the client is to show another, on another connection.
+                Some(None) => shared.0.set_closing(),
             }
             let http1 = request.version() <= Version::HTTP_11;
             service.clone().oneshot(request).map(move |answer| {
