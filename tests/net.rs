@@ -278,6 +278,95 @@ async fn commands_are_taken_from_who_shows_a_certificate_of_the_authority_or_has
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_connected_with_a_certificate_gives_no_commands_any_more_when_its_authority_is_taken_away() {
+    let (authority, next) = (Authority::new(), Authority::new());
+    authority.sign("server", 2090);
+    authority.sign("operator", 2090);
+    let ports = serve(|settings| {
+        authority.settings(settings);
+        settings.tls_client_ca = Some(authority.path("ca.crt"));
+        settings.ops_listen = Some(ANY.into());
+    })
+    .await;
+    let (addr, tls) = (ports.ops.unwrap(), ports.tls.clone().unwrap());
+    let body = json!({"action": "rollback", "model": "nope"}).to_string();
+    let command = format!("POST /admin/control HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let connector = authority.connector(Some(&authority.path("operator")), b"http/1.1");
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
+    // Another certificate of the server is no reason to refuse its clients.
+    authority.sign("server", 2091);
+    assert!(tls.reload().unwrap());
+    let mut answer = vec![0; 4096];
+    stream.write_all(command.as_bytes()).await.unwrap();
+    let read = stream.read(&mut answer).await.unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer));
+    std::fs::copy(next.path("ca.crt"), authority.path("ca.crt")).unwrap();
+    assert!(tls.reload().unwrap());
+    stream.write_all(command.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("connection: close"), "{answer}");
+    ports.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_in_the_handshake_makes_room_after_who_idles_and_is_answered_at_the_end() {
+    let authority = Authority::new();
+    authority.sign("server", 2090);
+    let ports = serve(|settings| {
+        authority.settings(settings);
+        settings.max_connections = Some(2);
+    })
+    .await;
+    let addr = ports.server.addr;
+    let name = || ServerName::try_from("localhost").unwrap();
+    let request = b"GET /state HTTP/1.1\r\nhost: x\r\n\r\n";
+    let connector = authority.connector(None, b"http/1.1");
+    let mut idle = connector.connect(name(), TcpStream::connect(addr).await.unwrap()).await.unwrap();
+    idle.write_all(request).await.unwrap();
+    assert_ne!(idle.read(&mut [0; 4096]).await.unwrap(), 0);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let shaking = TcpStream::connect(addr).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let newcomer = TcpStream::connect(addr).await.unwrap();
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(5), idle.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok(), "who idles makes room");
+    let mut shaken = connector.connect(name(), shaking).await.unwrap();
+    shaken.write_all(request).await.unwrap();
+    assert_ne!(shaken.read(&mut [0; 4096]).await.unwrap(), 0);
+    // The end finds the other one in its handshake.
+    let stopped = tokio::spawn(ports.server.stop());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut newcomer = connector.connect(name(), newcomer).await.unwrap();
+    newcomer.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    newcomer.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    stopped.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_something_else_takes_nobodys_place() {
+    let ports = serve(|settings| settings.max_in_flight = Some(1)).await;
+    let server = ports.server.ready().await;
+    let mut held = Vec::new();
+    for header in ["if-none-match: *", "x-min-version: 99999\r\nx-min-version-wait: 20s"] {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let request = format!("GET /state?wait=20s HTTP/1.1\r\nhost: x\r\n{header}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        held.push(stream);
+        let under_way = held.len() as f64;
+        let count = async || server.metric("hotserve_http_requests_in_flight").await;
+        until("another", async || (count().await == under_way).then_some(())).await;
+        until("room", async || (server.client.get("/state").await.status == StatusCode::OK).then_some(())).await;
+    }
+    drop(held);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_for_operators_is_at_their_port_and_nowhere_else() {
     let unload = "/v2/repository/models/m/unload";
     for admin_apart in [false, true] {
@@ -354,6 +443,9 @@ async fn pages_of_the_named_origins_may_ask_and_no_others() {
     ] {
         assert!(answer.contains(line), "{line} {answer}");
     }
+    // Over gRPC too there are commands.
+    let answer = preflight(origin, "/inference.GRPCInferenceService/RepositoryModelUnload").await;
+    assert!(!answer.starts_with("HTTP/1.1 204") && !answer.contains("access-control"), "{answer}");
     for (origin, path) in [("https://other.example", "/predict"), (origin, "/admin/control")] {
         let answer = preflight(origin, path).await;
         assert!(answer.starts_with("HTTP/1.1 405") && !answer.contains("access-control"), "{answer}");

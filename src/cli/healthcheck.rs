@@ -61,10 +61,15 @@ fn check(args: Args) -> anyhow::Result<String> {
     let Args { live, timeout: HumanDuration(timeout), config, host, port, tls_cert } = args;
     let file = config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
     let settings = Settings { host, port, tls_cert, ..Settings::default() }.or(file);
-    let (server, secure) = (place(&settings)?, settings.tls_cert.is_some());
+    let server = place(&settings)?;
+    // A server at :: is at both, and a machine may have the older protocol alone.
+    let both = settings.host == Some(Ipv6Addr::UNSPECIFIED.into());
+    let other = both.then(|| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), server.port()));
+    // As the server takes it, which speaks no TLS with an empty one.
+    let secure = settings.tls_cert.is_some_and(|cert| !cert.as_os_str().is_empty());
     let (path, word) = if live { ("/livez", "live") } else { ("/readyz", "ready") };
     let url = format!("{}://{server}{path}", if secure { "https" } else { "http" });
-    let (status, body) = ask(server, secure, path, timeout).with_context(|| {
+    let (status, body) = ask((server, other), secure, path, timeout).with_context(|| {
         format!("{url} does not answer: is the server there, and on this port (--port, PORT, --config)")
     })?;
     if status == 200 {
@@ -97,12 +102,19 @@ fn place(settings: &Settings) -> anyhow::Result<SocketAddr> {
     }
 }
 
-/// Asks once, on a connection of its own, and answers the status and the body.
-fn ask(server: SocketAddr, secure: bool, path: &str, patience: Duration) -> anyhow::Result<(u16, Vec<u8>)> {
+/// Asks once, on a connection of its own, and answers the status and the body. The other place is for where nobody is at
+/// the first.
+fn ask(
+    (server, other): (SocketAddr, Option<SocketAddr>),
+    secure: bool,
+    path: &str,
+    patience: Duration,
+) -> anyhow::Result<(u16, Vec<u8>)> {
     let deadline = Instant::now() + patience;
     // Zero would mean for ever.
     let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let socket = TcpStream::connect_timeout(&server, left())?;
+    let socket = TcpStream::connect_timeout(&server, left())
+        .or_else(|error| other.and_then(|other| TcpStream::connect_timeout(&other, left()).ok()).ok_or(error))?;
     socket.set_write_timeout(Some(left()))?;
     socket.set_read_timeout(Some(left()))?;
     let stream = socket.try_clone()?;
@@ -152,5 +164,30 @@ mod tests {
         assert_eq!(at(Some("::"), Some(9)).as_deref(), Some("[::1]:9"));
         assert_eq!(at(Some("10.0.0.7"), Some(9)).as_deref(), Some("10.0.0.7:9"));
         assert_eq!(at(None, Some(0)), None);
+    }
+
+    #[test]
+    fn a_server_at_any_address_is_found_where_there_is_the_older_protocol_alone_and_an_empty_certificate_is_none() {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let answers = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut request = [0; 1024];
+            let read = stream.read(&mut request).expect("a request");
+            assert!(request[..read].starts_with(b"GET /readyz HTTP/1.1\r\n"));
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("written");
+        });
+        let args = |host: IpAddr| Args {
+            live: false,
+            timeout: HumanDuration(Duration::from_secs(5)),
+            config: None,
+            host: Some(host),
+            port: Some(port),
+            tls_cert: Some(PathBuf::new()),
+        };
+        // Who named an address is not told of another.
+        assert!(check(args(Ipv6Addr::LOCALHOST.into())).is_err());
+        assert_eq!(check(args(Ipv6Addr::UNSPECIFIED.into())).expect("an answer"), "ready");
+        answers.join().expect("no panic");
     }
 }

@@ -72,7 +72,7 @@ fn tls(settings: &Settings) -> Result<Option<TlsFiles>, Error> {
     const CERT: &str = "--tls-cert (HOTSERVE_TLS_CERT)";
     const KEY: &str = "--tls-key (HOTSERVE_TLS_KEY)";
     const CLIENT_CA: &str = "--tls-client-ca (HOTSERVE_TLS_CLIENT_CA)";
-    // A variable that is set to nothing is one that is not set.
+    // A setting of a file that is empty is one that is not there.
     fn given(path: Option<&Path>) -> Option<&Path> {
         path.filter(|path| !path.as_os_str().is_empty())
     }

@@ -42,6 +42,13 @@ pub struct TlsConfigs {
     pub demanding: Arc<ServerConfig>,
 }
 
+impl TlsBytes {
+    /// Whether clients that show a certificate show one of the same authorities.
+    pub fn has_authority_of(&self, other: &Self) -> bool {
+        self.client_ca == other.client_ca
+    }
+}
+
 impl TlsFiles {
     /// Reads and proves them.
     pub fn load(&self) -> Result<TlsConfigs, Error> {

@@ -25,7 +25,9 @@ pub(super) struct Granted(HeaderValue);
 pub(super) fn granted<B>(origins: &Origins, request: &Request<B>) -> Option<Granted> {
     let origin = request.headers().get(header::ORIGIN)?;
     let path = request.uri().path();
-    let command = path.starts_with("/admin") || path.starts_with("/v2/repository/models/");
+    // Of gRPC no page has any use: browsers cannot speak it.
+    let command = ["/admin", "/v2/repository/models/", "/inference.", "/grpc."];
+    let command = command.iter().any(|command| path.starts_with(command));
     if command || !origins.allow(origin) {
         return None;
     }

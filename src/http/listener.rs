@@ -127,7 +127,7 @@ where
         sleep(drain.delay).await;
     });
     let let_in = |connections: &mut JoinSet<End>, crowd: &mut Crowd, stream: TcpStream, peer: SocketAddr| {
-        let activity = Arc::new(Activity::default());
+        let activity = Arc::new(Activity::now());
         // A token of its own: each look at one takes its lock, and all connections would share it.
         let stop = close.child_token();
         let connection = Connection {

@@ -68,10 +68,12 @@ impl MinVersion {
             // Nothing that is replaced meanwhile is held while it waits.
             drop(snapshot);
             if place.is_none() {
-                place = Some(http.waiters.try_acquire().map_err(|_| {
+                let waits = http.waiters.try_acquire().map_err(|_| {
                     let detail = format!("{WAITERS} requests wait for a version already: send the request again");
                     Problem::unavailable("overloaded", detail)
-                })?);
+                })?;
+                // It takes no place of those that have something to do.
+                place = Some((waits, http.metrics.in_flight.wait()));
             }
             // Over too when nobody swaps any more.
             over = !matches!(timeout_at(until, swaps.changed()).await, Ok(Ok(())));

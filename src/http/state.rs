@@ -86,10 +86,12 @@ async fn answer_other(
         // Nothing that is replaced meanwhile is held while it waits.
         drop(snapshot);
         if place.is_none() {
-            place = Some(http.pollers.try_acquire().map_err(|_| {
+            let waits = http.pollers.try_acquire().map_err(|_| {
                 let detail = format!("{POLLERS} requests wait for a state already: send the request again");
                 Problem::unavailable("overloaded", detail)
-            })?);
+            })?;
+            // It takes no place of those that have something to do.
+            place = Some((waits, http.metrics.in_flight.wait()));
         }
         over = tokio::select! {
             () = &mut end => true,

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::Problem;
 
-/// What bodies of more than one piece may hold in memory, all together, in bytes: else a hundred clients that send
+/// What bodies that are not whole with their first piece may hold in memory, all together, in bytes: else a hundred clients that send
 /// slowly hold a hundred times the largest body.
 const ROOM: usize = 256 << 20;
 /// How finely that is counted, in bytes.
@@ -49,6 +49,10 @@ where
         }
         if first.is_empty() && rest.bytes.is_empty() {
             first = data;
+            // What comes next may take its time.
+            if !body.is_end_stream() {
+                rest.grow(room, first.len())?;
+            }
             continue;
         }
         rest.grow(room, first.len() + rest.bytes.len() + data.len())?;
@@ -99,7 +103,7 @@ impl AsRef<[u8]> for Held {
 mod tests {
     use std::convert::Infallible;
 
-    use futures_util::stream;
+    use futures_util::{StreamExt as _, stream};
     use http_body_util::StreamBody;
     use hyper::body::Frame;
 
@@ -128,6 +132,20 @@ mod tests {
         drop(part);
         read(&room, pieces(5), limit).await.unwrap();
         assert_eq!(room.available_permits(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_first_piece_takes_room_while_the_rest_is_awaited_and_a_whole_body_takes_none() {
+        let room = Arc::new(Semaphore::new(2));
+        let piece = Ok::<_, Infallible>(Frame::data(Bytes::from(vec![7; UNIT])));
+        let slow = StreamBody::new(stream::iter([piece]).chain(stream::pending()));
+        let mut reading = Box::pin(read(&room, slow, 10 * UNIT));
+        assert!(futures_util::poll!(&mut reading).is_pending());
+        assert_eq!(room.available_permits(), 1);
+        drop(reading);
+        room.close();
+        let whole = http_body_util::Full::new(Bytes::from(vec![7; UNIT]));
+        assert_eq!(read(&room, whole, UNIT).await.unwrap().len(), UNIT);
     }
 
     #[tokio::test]

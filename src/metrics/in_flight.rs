@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct InFlight {
     count: AtomicUsize,
     limit: AtomicUsize,
+    waiting: AtomicUsize,
 }
 
 impl Default for InFlight {
     fn default() -> Self {
-        Self { count: AtomicUsize::new(0), limit: AtomicUsize::new(usize::MAX) }
+        Self { count: AtomicUsize::new(0), limit: AtomicUsize::new(usize::MAX), waiting: AtomicUsize::new(0) }
     }
 }
 
@@ -30,7 +31,14 @@ impl InFlight {
     pub fn enter(&self) -> Flight<'_> {
         let before = self.count.fetch_add(1, Ordering::Relaxed);
         // The same line of memory as the count, which this processor has now.
-        Flight { of: self, fits: before < self.limit.load(Ordering::Relaxed) }
+        let places = self.limit.load(Ordering::Relaxed).saturating_add(self.waiting.load(Ordering::Relaxed));
+        Flight { of: self, fits: before < places }
+    }
+
+    /// Lets another have the place of a request that waits for something to happen, until this is dropped.
+    pub fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(self)
     }
 }
 
@@ -54,6 +62,16 @@ impl Drop for Flight<'_> {
     }
 }
 
+/// A request under way that does nothing.
+#[must_use = "it waits until this is dropped"]
+pub struct Waiting<'f>(&'f InFlight);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +86,17 @@ mod tests {
         assert_eq!(all.count(), 2, "who does not fit takes no place");
         drop(first);
         assert!(all.enter().fits());
+    }
+
+    #[test]
+    fn who_only_waits_takes_no_place() {
+        let all = InFlight::default();
+        all.limit(1);
+        let poll = all.enter();
+        let waiting = all.wait();
+        assert!(poll.fits() && all.enter().fits());
+        assert_eq!(all.count(), 1, "it is under way all the same");
+        drop(waiting);
+        assert!(!all.enter().fits());
     }
 }

@@ -34,6 +34,13 @@ pub(super) struct Activity {
     blocked: AtomicBool,
     /// How often it has taken some again.
     taken: AtomicU32,
+    /// How many bytes it has taken since answers say that the connection closes.
+    went: AtomicU32,
+    /// How many answers wait for the client to take more of them. Of HTTP/2 alone, where the socket may be free and the
+    /// client's window not.
+    unread: AtomicU32,
+    /// How many pieces of them it has taken.
+    given: AtomicU32,
     /// Since when it does what it does, in ms after the first connection.
     idle_since: AtomicU64,
     /// Answers say from now on that the connection closes.
@@ -55,6 +62,11 @@ enum Phase {
 }
 
 impl Activity {
+    /// Of a connection that was accepted just now: it is younger than those that are there.
+    pub(super) fn now() -> Self {
+        Self { idle_since: AtomicU64::new(ms(Instant::now())), ..Self::default() }
+    }
+
     /// Counts a request until its answer is sent, or given up.
     pub(super) fn begin(self: &Arc<Self>) -> Underway {
         self.begun.fetch_add(1, Relaxed);
@@ -76,6 +88,11 @@ impl Activity {
 
     pub(super) fn set_closing(&self) {
         self.closing.store(true, Relaxed);
+    }
+
+    /// How many bytes have gone since the connection closes. It wraps.
+    pub(super) fn went(&self) -> u32 {
+        self.went.load(Relaxed)
     }
 
     fn is_busy(&self) -> bool {
@@ -116,8 +133,48 @@ impl Drop for Underway {
 
 /// The body of an answer, with which its request ends.
 pub(super) struct Tracked {
-    pub(super) body: axum::body::Body,
-    pub(super) _underway: Underway,
+    body: axum::body::Body,
+    underway: Underway,
+    /// Whether it waits for the client, and not for what it is made of.
+    unread: bool,
+    /// Whether a piece was given to the transport, which asks for no more until the client has room for it.
+    gave: bool,
+}
+
+impl Tracked {
+    pub(super) fn new(body: axum::body::Body, underway: Underway) -> Self {
+        let mut tracked = Self { body, underway, unread: false, gave: false };
+        if tracked.underway.0.is_http2() {
+            tracked.set_unread(true);
+        }
+        tracked
+    }
+
+    fn set_unread(&mut self, unread: bool) {
+        if unread != self.unread {
+            self.unread = unread;
+            let count = &self.underway.0.unread;
+            if unread {
+                count.fetch_add(1, Relaxed)
+            } else {
+                count.fetch_sub(1, Relaxed)
+            };
+        }
+    }
+
+    /// Notes that the piece which was given is taken. The first one is asked for in any case: that it was says nothing.
+    fn was_taken(&mut self) {
+        if std::mem::take(&mut self.gave) {
+            self.underway.0.given.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.was_taken();
+        self.set_unread(false);
+    }
 }
 
 impl Body for Tracked {
@@ -128,7 +185,13 @@ impl Body for Tracked {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if self.underway.0.is_http2() {
+            self.was_taken();
+            self.set_unread(polled.is_ready());
+            self.gave = polled.is_ready();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -158,7 +221,8 @@ pub(super) struct Watch {
     ended: u32,
     taken: u32,
     since: Instant,
-    epoch: Instant,
+    /// How many pieces were taken when answers began to wait for the client, and since when no other was.
+    unread: Option<(u32, Instant)>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -166,8 +230,7 @@ impl Watch {
     pub(super) fn new(activity: Arc<Activity>, head_timeout: Duration, idle_timeout: Duration) -> Self {
         let now = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(now + SILENT.min(idle_timeout)));
-        let epoch = epoch();
-        let watch = Self {
+        Self {
             activity,
             head_timeout,
             idle_timeout,
@@ -175,32 +238,37 @@ impl Watch {
             ended: 0,
             taken: 0,
             since: now,
-            epoch,
+            unread: None,
             timer,
-        };
-        watch.note(now);
-        watch
+        }
     }
 
     /// Ready when something took too long. To be asked each time after the connection was polled.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Overdue> {
         let activity = &self.activity;
         let (phase, ended, taken) = (activity.phase(), activity.ended.load(Relaxed), activity.taken.load(Relaxed));
-        if (phase, ended, taken) != (self.phase, self.ended, self.taken) {
+        let changed = (phase, ended, taken) != (self.phase, self.ended, self.taken);
+        if changed {
             (self.phase, self.ended, self.taken) = (phase, ended, taken);
             self.since = Instant::now();
             self.note(self.since);
         }
-        let (limit, overdue) = match phase {
+        let (limit, mut overdue) = match phase {
             Phase::Silent => (SILENT.min(self.idle_timeout), Some(Overdue::Idle)),
             Phase::Head => (self.head_timeout, Some(Overdue::Head)),
             Phase::Idle => (self.idle_timeout, Some(Overdue::Idle)),
             Phase::Blocked => (STALLED, Some(Overdue::Stalled)),
             // Its handler has a deadline. A stream of HTTP/2 may end without a word to this task: it looks again.
-            Phase::Busy => (self.idle_timeout, None),
+            Phase::Busy => (self.idle_timeout.min(STALLED), None),
         };
-        let deadline = self.since + limit;
-        if deadline < self.timer.deadline() {
+        let mut deadline = self.since + limit;
+        if let Some(since) = self.unread_since()
+            && (overdue.is_none() || since + STALLED < deadline)
+        {
+            (deadline, overdue) = (since + STALLED, Some(Overdue::Stalled));
+        }
+        // A time that is over wakes this task at once. That is for a deadline, and not for each look at who is busy.
+        if deadline < self.timer.deadline() && (changed || overdue.is_some()) {
             self.timer.as_mut().reset(deadline);
         }
         loop {
@@ -214,6 +282,24 @@ impl Watch {
         }
     }
 
+    /// Since when the client takes nothing of its answers over HTTP/2. Whatever else it does, it may
+    /// keep up for ever.
+    fn unread_since(&mut self) -> Option<Instant> {
+        if self.activity.unread.load(Relaxed) == 0 {
+            self.unread = None;
+            return None;
+        }
+        let given = self.activity.given.load(Relaxed);
+        match self.unread {
+            Some((before, since)) if before == given => Some(since),
+            _ => {
+                let now = Instant::now();
+                self.unread = Some((given, now));
+                Some(now)
+            }
+        }
+    }
+
     /// Ready no more until something has changed again.
     pub(super) fn again(&mut self) {
         self.since = Instant::now();
@@ -222,15 +308,15 @@ impl Watch {
 
     /// For who looks for connections that do nothing.
     fn note(&self, now: Instant) {
-        let ms = u64::try_from(now.duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX);
-        self.activity.idle_since.store(ms, Relaxed);
+        self.activity.idle_since.store(ms(now), Relaxed);
     }
 }
 
-/// When the first connection came.
-fn epoch() -> Instant {
+/// A time, in ms after the first connection.
+fn ms(now: Instant) -> u64 {
     static EPOCH: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    *EPOCH.get_or_init(Instant::now)
+    let epoch = *EPOCH.get_or_init(Instant::now);
+    u64::try_from(now.duration_since(epoch).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The transport of a connection, which notes what comes and what does not go.
@@ -277,7 +363,13 @@ impl<T> Noted<T> {
         }
     }
 
-    fn wrote<R>(&self, result: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+    fn wrote<R>(&self, result: Poll<io::Result<R>>, bytes: impl FnOnce(&R) -> usize) -> Poll<io::Result<R>> {
+        if let Poll::Ready(Ok(result)) = &result
+            && self.activity.is_closing()
+        {
+            let bytes = u32::try_from(bytes(result)).unwrap_or(u32::MAX);
+            self.activity.went.fetch_add(bytes, Relaxed);
+        }
         let blocked = self.activity.blocked.load(Relaxed);
         if result.is_pending() != blocked {
             self.activity.blocked.store(!blocked, Relaxed);
@@ -302,7 +394,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Noted<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Noted<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write(context, buf);
-        self.wrote(result)
+        self.wrote(result, |bytes| *bytes)
     }
 
     fn poll_write_vectored(
@@ -311,7 +403,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Noted<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write_vectored(context, bufs);
-        self.wrote(result)
+        self.wrote(result, |bytes| *bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -321,7 +413,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Noted<T> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // TLS buffers what is written: there it shows that nothing goes.
         let result = Pin::new(&mut self.inner).poll_flush(context);
-        self.wrote(result)
+        self.wrote(result, |()| 0)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt as _};
 
+use super::super::tls::Shown;
 use super::Door;
 use super::activity::{Activity, Noted, Overdue, Tracked, Watch};
 
@@ -30,6 +31,11 @@ const PING: Duration = Duration::from_secs(30);
 /// How long a connection without a request is kept when it is to end: a request that is on its way already is answered,
 /// and its answer says that it is the last.
 const GRACE: Duration = Duration::from_millis(100);
+/// How long a client over HTTP/2 may take to confirm that it knows of the end, and how long a handshake goes on that the
+/// end finds under way.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// A client that takes as many bytes as this in that time is being answered; less are answers to its pings.
+const ANSWERED: u32 = 1 << 10;
 /// The largest head over HTTP/1, in bytes: what a connection buffers, for reading and for writing.
 const BUFFER: usize = 64 << 10;
 /// The largest headers over HTTP/2, in bytes, inflated.
@@ -107,15 +113,19 @@ impl Connection {
         // Without it small answers wait for the client's acknowledgement. A socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
         let Some(tls) = self.door.tls.clone() else { return self.serve(stream, service, None).await };
-        let handshake = timeout(self.door.head_timeout, tls.accept(stream));
+        let mut handshake = pin!(timeout(self.door.head_timeout, tls.accept(stream)));
         let accepted = tokio::select! {
-            accepted = handshake => accepted,
-            () = self.stop.cancelled() => return End::Closed,
+            accepted = &mut handshake => accepted,
+            // Who has been let in may have a request for the end of it.
+            () = self.stop.cancelled() => match timeout(FAREWELL, handshake).await {
+                Ok(accepted) => accepted,
+                Err(_) => return End::Closed,
+            },
         };
         match accepted {
-            Ok(Ok((stream, certificate))) => {
+            Ok(Ok((stream, shown))) => {
                 // Large, and of no use any more where no TLS is spoken.
-                Box::pin(self.serve(stream, service, certificate)).await
+                Box::pin(self.serve(stream, service, shown)).await
             }
             Ok(Err(error)) => {
                 tracing::debug!(peer = %self.peer, %error, "no agreement about TLS");
@@ -125,7 +135,7 @@ impl Connection {
         }
     }
 
-    async fn serve<T, S>(self, stream: T, service: S, certificate: Option<ClientCertificate>) -> End
+    async fn serve<T, S>(self, stream: T, service: S, shown: Option<Shown>) -> End
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
@@ -136,8 +146,11 @@ impl Connection {
         let shared = Arc::new((Arc::clone(&activity), leaving));
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (underway, shared) = (shared.0.begin(), Arc::clone(&shared));
-            if let Some(certificate) = &certificate {
-                request.extensions_mut().insert(certificate.clone());
+            match shown.as_ref().map(Shown::certificate) {
+                None => {}
+                Some(Some(certificate)) => drop(request.extensions_mut().insert(certificate.clone())),
+                // It is worth nothing any more: the client is to show another, on another connection.
+                Some(None) => shared.0.set_closing(),
             }
             let http1 = request.version() <= Version::HTTP_11;
             service.clone().oneshot(request).map(move |answer| {
@@ -145,7 +158,7 @@ impl Connection {
                     if http1 && (underway.is_last() || shared.1.load(Ordering::Relaxed)) {
                         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
-                    response.map(|body| Tracked { body, _underway: underway })
+                    response.map(|body| Tracked::new(body, underway))
                 })
             })
         });
@@ -167,7 +180,7 @@ impl Connection {
         let mut watch = Watch::new(Arc::clone(&activity), door.head_timeout, door.idle_timeout);
         let mut stopped = pin!(stop.cancelled());
         let mut grace = pin!(sleep(GRACE));
-        let mut told = false;
+        let (mut told, mut went) = (false, 0);
 
         poll_fn(|context| {
             if !activity.is_closing() && stopped.as_mut().poll(context).is_ready() {
@@ -179,6 +192,8 @@ impl Connection {
             }
             if activity.is_closing() && !told && grace.as_mut().poll(context).is_ready() {
                 told = true;
+                went = activity.went();
+                grace.as_mut().reset(Instant::now() + FAREWELL);
                 served.as_mut().graceful_shutdown();
                 if let Poll::Ready(result) = served.as_mut().poll(context) {
                     return Poll::Ready(end(peer, result));
@@ -187,6 +202,15 @@ impl Connection {
             // Half a head is no request, and who makes room or stops does not wait for the rest.
             if told && activity.is_closing() && !activity.is_http2() && activity.idle_since().is_some() {
                 return Poll::Ready(End::Closed);
+            }
+            // Over HTTP/2 the client is asked whether it knows, and may never say so.
+            while told && activity.is_closing() && grace.as_mut().poll(context).is_ready() {
+                let now = activity.went();
+                if activity.idle_since().is_some() && now.wrapping_sub(went) < ANSWERED {
+                    return Poll::Ready(End::Closed);
+                }
+                went = now;
+                grace.as_mut().reset(Instant::now() + FAREWELL);
             }
             match watch.poll(context) {
                 Poll::Pending => Poll::Pending,

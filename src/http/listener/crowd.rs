@@ -2,14 +2,18 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::Id;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 
 /// How many of the longest idle are looked up at once: a look goes over all connections.
 const BATCH: usize = 64;
+/// How long a look that has found nobody is believed: else those who come while all are busy cost a look each.
+const BELIEVED: Duration = Duration::from_millis(10);
 
 /// The connections that are open.
 #[derive(Default)]
@@ -17,6 +21,8 @@ pub(super) struct Crowd {
     all: HashMap<Id, Member>,
     /// Those that were idle longest when last looked, the longest first.
     spare: VecDeque<(u64, Id)>,
+    /// When a look found nobody.
+    nobody: Option<Instant>,
 }
 
 struct Member {
@@ -54,6 +60,9 @@ impl Crowd {
     }
 
     fn look(&mut self) -> bool {
+        if self.nobody.is_some_and(|at| at.elapsed() < BELIEVED) {
+            return false;
+        }
         let mut idle: Vec<_> = self.all.iter().filter_map(|(id, member)| Some((member.is_spare()?, *id))).collect();
         if idle.len() > BATCH {
             idle.select_nth_unstable_by_key(BATCH, |(since, _)| *since);
@@ -61,7 +70,8 @@ impl Crowd {
         }
         idle.sort_unstable_by_key(|(since, _)| *since);
         self.spare = idle.into();
-        !self.spare.is_empty()
+        self.nobody = self.spare.is_empty().then(Instant::now);
+        self.nobody.is_none()
     }
 }
 

@@ -438,3 +438,128 @@ async fn during_the_delay_all_are_answered_and_told_to_leave() {
     assert_eq!(begun.elapsed().as_secs(), delay.as_secs());
     assert!(TcpStream::connect(address).await.is_err(), "nobody is accepted any more");
 }
+
+/// A client over HTTP/2 that does what a test says, frame by frame.
+struct Http2(TcpStream);
+
+impl Http2 {
+    /// Begins with a window of so many bytes for each answer.
+    async fn connect(server: &Server, window: u32) -> Self {
+        let mut stream = TcpStream::connect(server.address).await.expect("accepted");
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("written");
+        let mut client = Self(stream);
+        client.send(4, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat()).await.expect("written");
+        client
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+        let frame = [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat();
+        self.0.write_all(&frame).await
+    }
+
+    async fn get(&mut self, stream: u32, path: &str) {
+        // GET, http, the path, and an authority, none of them kept for later.
+        let length = u8::try_from(path.len()).expect("short");
+        let head = [&[0x82, 0x86, 0x04, length], path.as_bytes(), b"\x01\x01x"].concat();
+        self.send(1, 0x5, stream, &head).await.expect("written");
+    }
+
+    /// The next frame: its kind, its flags and what it holds. None at the end.
+    async fn next(&mut self) -> Option<(u8, u8, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head).await.ok()?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        self.0.read_exact(&mut payload).await.ok()?;
+        Some((head[3], head[4], payload))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_room_for_an_answer_over_http2_is_let_go_however_lively_it_is() {
+    let server = Server::start(Duration::from_secs(600)).await;
+    let mut client = Http2::connect(&server, 0).await;
+    client.get(1, "/fast").await;
+    let begun = Instant::now();
+    let mut stream = 3;
+    while begun.elapsed() < 3 * IDLE {
+        match timeout(Duration::from_secs(7), client.next()).await {
+            Ok(None) => break,
+            // It answers pings, and asks for more.
+            Ok(Some((6, 0, payload))) => drop(client.send(6, 1, 0, &payload).await),
+            Ok(Some(_)) => {}
+            Err(_) => {
+                client.get(stream, "/fast").await;
+                stream += 2;
+            }
+        }
+    }
+    assert!(begun.elapsed() < Duration::from_secs(61), "{:?}", begun.elapsed());
+    server.until("hotserve_connections_ended_total{how=\"stalled\"}", 1.0).await;
+    server.shutdown.cancel();
+    server.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_an_answer_over_http2_piece_by_piece_is_not_let_go() {
+    let server = Server::start(Duration::from_secs(600)).await;
+    let mut client = Http2::connect(&server, 0).await;
+    let mut stream = 1;
+    let begun = Instant::now();
+    client.get(stream, "/fast").await;
+    while begun.elapsed() < 2 * IDLE {
+        match timeout(Duration::from_secs(20), client.next()).await {
+            Ok(frame) => match frame.expect("it is kept") {
+                (6, 0, payload) => client.send(6, 1, 0, &payload).await.expect("written"),
+                (0, _, _) => {
+                    stream += 2;
+                    client.get(stream, "/fast").await;
+                }
+                _ => {}
+            },
+            // Room for a whole answer.
+            Err(_) => client.send(8, 0, stream, &4_u32.to_be_bytes()).await.expect("written"),
+        }
+    }
+    assert!(stream > 9, "answers came: {stream}");
+    server.shutdown.cancel();
+    server.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_over_http2_does_not_hold_up_the_end_and_gets_its_answer() {
+    let mut server = Server::start(Duration::from_secs(600)).await;
+    let mut silent = Http2::connect(&server, 65535).await;
+    assert_eq!(silent.next().await.expect("a frame").0, 4);
+    let mut asking = Http2::connect(&server, 65535).await;
+    asking.get(1, "/slow").await;
+    server.begun.recv().await.expect("under way");
+    let begun = Instant::now();
+    server.shutdown.cancel();
+    while silent.next().await.is_some() {}
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    sleep(Duration::from_secs(20)).await;
+    server.finish.notify_one();
+    let mut answer = Vec::new();
+    while let Some((kind, _, payload)) = asking.next().await {
+        if kind == 0 {
+            answer.extend(payload);
+        }
+    }
+    assert_eq!(answer, b"slow");
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    server.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_found_nobody_to_spare_is_believed_for_a_moment() {
+    let mut crowd = Crowd::default();
+    let activity = Arc::new(Activity::now());
+    let underway = activity.begin();
+    crowd.add(tokio::spawn(async {}).id(), activity, CancellationToken::new());
+    assert!(!crowd.evict());
+    drop(underway);
+    assert!(!crowd.evict());
+    sleep(Duration::from_millis(11)).await;
+    assert!(crowd.evict());
+}
