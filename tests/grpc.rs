@@ -135,6 +135,11 @@ fn is_refused_connection(status: &Status) -> bool {
         if error.downcast_ref::<Error>().is_some_and(Error::is_connect) {
             return true;
         }
+        // A call that the end of the connection did not let begin: a client fails those alone (RFC 9113, 6.8), and those
+        // that were begun are answered. hyper does not tell in another way.
+        if error.is::<hyper::Error>() && format!("{error:?}").contains("GoAway(b\"\", NO_ERROR, Remote)") {
+            return true;
+        }
         source = error.source();
     }
     false
