@@ -83,30 +83,38 @@ pub(super) async fn file(name: Result<Path<String>, PathRejection>, request: Hea
     let as_it_is = file.packed && takes_gzip(&request);
     let etag = format!("\"{}{}\"", digest.get(..32).unwrap_or(digest), if as_it_is { "-gzip" } else { "" });
     let etag = HeaderValue::try_from(etag).map_err(|_| Problem::internal())?;
-    let mut response = if is_current(&request, &etag) {
-        StatusCode::NOT_MODIFIED.into_response()
+    let body = if is_current(&request, &etag) {
+        None
+    } else if file.packed && !as_it_is {
+        let unpacked = tokio::task::spawn_blocking(|| {
+            let mut bytes = Vec::new();
+            GzDecoder::new(file.bytes).read_to_end(&mut bytes).map(|_| bytes)
+        });
+        Some(unpacked.await.ok().and_then(Result::ok).ok_or_else(Problem::internal)?.into_response())
     } else {
-        let mut response = if file.packed && !as_it_is {
-            let unpacked = tokio::task::spawn_blocking(|| {
-                let mut bytes = Vec::new();
-                GzDecoder::new(file.bytes).read_to_end(&mut bytes).map(|_| bytes)
-            });
-            unpacked.await.ok().and_then(Result::ok).ok_or_else(Problem::internal)?.into_response()
-        } else {
-            file.bytes.into_response()
-        };
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(file.media_type));
-        if as_it_is {
-            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        Some(file.bytes.into_response())
+    };
+    Ok(sent(body, file.media_type, as_it_is, etag))
+}
+
+/// A file of a page: its body, or none for who has it already.
+pub(super) fn sent(body: Option<Response>, media_type: &'static str, gzip: bool, etag: HeaderValue) -> Response {
+    let mut response = match body {
+        None => StatusCode::NOT_MODIFIED.into_response(),
+        Some(mut response) => {
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+            if gzip {
+                response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
+            response
         }
-        response
     };
     let headers = response.headers_mut();
     headers.insert(header::ETAG, etag);
     headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    Ok(response)
+    response
 }
 
 /// Whether the client takes gzip: it says so, and not with a weight of 0.

@@ -11,7 +11,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use super::docs::takes_gzip;
+use super::docs::{sent, takes_gzip};
 use super::problem::Problem;
 use super::state::is_current;
 use crate::id::Digest;
@@ -88,21 +88,7 @@ async fn send(place: usize, request: &HeaderMap) -> Result<Response, Problem> {
     let digest = packed.digest.get(..32).unwrap_or(&packed.digest);
     let etag = format!("\"{digest}{}\"", if gzip { "-gzip" } else { "" });
     let etag = HeaderValue::try_from(etag).map_err(|_| Problem::internal())?;
-    let mut response = if is_current(request, &etag) {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        let body = if gzip { packed.gzip.clone() } else { Bytes::from_static(file.text.as_bytes()) };
-        let mut response = body.into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(file.media_type));
-        if gzip {
-            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        }
-        response
-    };
-    let headers = response.headers_mut();
-    headers.insert(header::ETAG, etag);
-    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    Ok(response)
+    let body = (!is_current(request, &etag))
+        .then(|| if gzip { packed.gzip.clone() } else { Bytes::from_static(file.text.as_bytes()) }.into_response());
+    Ok(sent(body, file.media_type, gzip, etag))
 }
