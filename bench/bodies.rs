@@ -32,6 +32,7 @@ mod serving {
     pub use hotserve::serving::*;
 }
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::time::Instant;
 
@@ -61,6 +62,10 @@ fn main() {
     let csv = |body: &str| http::csv(body, &signature, &layout);
     measure(&[
         ("rows", Box::new(|| plain(&bodies.rows))),
+        ("rows of short decimals", Box::new(|| plain(bodies.short.next()))),
+        ("rows of short decimals, spaced", Box::new(|| plain(bodies.short_spaced.next()))),
+        ("rows of short decimals, none side by side", Box::new(|| plain(bodies.short_ending.next()))),
+        ("rows of short decimals, general parser", Box::new(|| general(bodies.short.next()))),
         ("by name", Box::new(|| plain(&bodies.named))),
         ("by name, shuffled", Box::new(|| plain(&bodies.shuffled))),
         ("rows, general parser", Box::new(|| general(&bodies.rows))),
@@ -77,11 +82,28 @@ fn main() {
 /// The same table in each form.
 struct Bodies {
     rows: String,
+    short: Several,
+    short_spaced: Several,
+    /// With a space before each bracket, so that they are read one number after the other.
+    short_ending: Several,
     named: String,
     shuffled: String,
     split: String,
     split_shuffled: String,
     csv: String,
+}
+
+/// Bodies that take turns: a processor would soon know each digit of one that comes again and again.
+struct Several {
+    bodies: [String; 8],
+    next: Cell<usize>,
+}
+
+impl Several {
+    fn next(&self) -> &str {
+        let next = self.next.replace(self.next.get() + 1);
+        &self.bodies[next % self.bodies.len()]
+    }
 }
 
 impl Bodies {
@@ -110,7 +132,19 @@ impl Bodies {
             let values: Vec<String> = (0..WIDTH).map(|column| value(row, column).to_string()).collect();
             write!(csv, "\n{}", values.join(",")).expect("a String takes every write");
         }
+        let mut random = fastrand::Rng::with_seed(28);
+        let mut short = |separator: &str, close: &str| {
+            let mut body = || {
+                let mut number = |_| (f64::from(random.i32(-20_000..20_000)) / 1e4).to_string();
+                let mut row = |_| join(separator, "[", close, &mut (0..WIDTH).map(&mut number));
+                join(separator, "{\"instances\":[", "]}", &mut (0..ROWS).map(&mut row))
+            };
+            Several { bodies: std::array::from_fn(|_| body()), next: Cell::default() }
+        };
         Self {
+            short: short(",", "]"),
+            short_spaced: short(", ", "]"),
+            short_ending: short(",", " ]"),
             rows: instances(&|row| list(row, &in_order)),
             named: instances(&|row| object(row, &in_order)),
             shuffled: instances(&|row| object(row, &shuffle)),

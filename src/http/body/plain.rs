@@ -5,11 +5,17 @@
 //! It answers what the general parser answers, or nothing: then that one reads the body from its beginning, and finds
 //! the error, or the form that is unusual.
 
+mod decimals;
+
 use hotserve_models::{Data, DataType, Signature, Tensor};
 
+use self::decimals::Float;
 use super::Inputs;
 use super::element::Element;
 use crate::serving::layout::{Layout, Lookup};
+
+/// How many rows in turn may not be of short decimals before it is no more looked whether they are.
+const TRIES: u32 = 4;
 
 /// Reads a body for a model whose signature is [plain](crate::serving::is_plain).
 pub(in crate::http) fn parse(body: &[u8], signature: &Signature, layout: &Layout) -> Option<Inputs> {
@@ -25,7 +31,7 @@ pub(in crate::http) fn parse(body: &[u8], signature: &Signature, layout: &Layout
 }
 
 /// The values of all rows, how many rows, and how long each.
-fn rows<T: Element>(body: &[u8], names: &Lookup) -> Option<(Vec<T>, usize, usize)> {
+fn rows<T: Float>(body: &[u8], names: &Lookup) -> Option<(Vec<T>, usize, usize)> {
     let mut text = Text(body);
     text.token(b'{')?;
     text.space();
@@ -47,7 +53,21 @@ fn rows<T: Element>(body: &[u8], names: &Lookup) -> Option<(Vec<T>, usize, usize
     // A number takes some 8 bytes of text, as the general parser guesses.
     let mut values = Vec::with_capacity(body.len() / 8 + 1);
     let (mut rows, mut width) = (0, if table { names.width() } else { 0 });
+    let mut tries = if named || !order.is_empty() { 0 } else { TRIES };
     loop {
+        // Of the first row it is not known how long it is.
+        if tries > 0 && rows > 0 {
+            tries -= 1;
+            if let Some((more, end)) = decimals::rows(body, body.len() - text.0.len(), width, &mut values) {
+                tries = TRIES;
+                rows += more;
+                text.0 = body.get(end..)?;
+                if text.end(b']')? {
+                    break;
+                }
+                text.space();
+            }
+        }
         let before = values.len();
         if named {
             text.object(names, &mut order, &mut values)?;
@@ -379,7 +399,7 @@ impl<'b> Text<'b> {
             7 => self.with_decimals::<7>(integer, word, decimals),
             _ => None,
         }?;
-        Some(if negative { -value } else { value })
+        Some(f64::from_bits(value.to_bits() | u64::from(negative) << 63))
     }
 
     /// The number whose integer and `N` decimals these are. Constants, so that where the next number begins is known
@@ -544,6 +564,93 @@ mod tests {
         assert!(parse(body.as_bytes(), &signature, &Layout::of(&signature)).is_none());
     }
 
+    /// A body of these rows.
+    fn body_of(rows: &[Vec<String>], separator: &str) -> String {
+        let rows: Vec<String> = rows.iter().map(|row| format!("[{}]", row.join(separator))).collect();
+        format!("{{\"instances\":[{}]}}", rows.join(separator))
+    }
+
+    /// Rows of one width, of numbers that mostly are short.
+    fn table() -> impl Strategy<Value = Vec<Vec<String>>> {
+        let number = prop_oneof![
+            12 => r"-?(0|[1-9][0-9]{0,2})(\.[0-9]{1,4})?",
+            3 => r"-?(0|[1-9][0-9]{0,6})(\.[0-9]{1,6})?",
+        ];
+        let odd = prop_oneof![60 => Just(None), 1 => r"-?[0-9]{0,9}\.?[0-9]{0,9}(e-?[0-9])?|null|NaN".prop_map(Some)];
+        (1_usize..40, 1_usize..60).prop_flat_map(move |(width, height)| {
+            let cell = (number.clone(), odd.clone()).prop_map(|(number, odd)| odd.unwrap_or(number));
+            prop::collection::vec(prop::collection::vec(cell, width), height)
+        })
+    }
+
+    #[test]
+    fn rows_of_short_decimals_are_read_side_by_side() {
+        for (width, height) in [(1, 1), (1, 700), (3, 2), (7, 9), (8, 64), (28, 64), (63, 5), (64, 5), (448, 3)] {
+            let number = |at: usize| format!("{}{}.{}", if at % 3 == 0 { "-" } else { "" }, at * 7 % 97, at % 1000);
+            let rows: Vec<Vec<String>> =
+                (0..height).map(|row| (0..width).map(|at| number(row * 31 + at)).collect()).collect();
+            for separator in [",", ", "] {
+                let body = body_of(&rows, separator);
+                let start = r#"{"instances":["#.len();
+                let mut values = vec![0.5_f64];
+                let read = decimals::rows(body.as_bytes(), start, width, &mut values);
+                assert_eq!(read, decimals::available().then_some((height, body.len() - 2)), "{width} {height}");
+                if read.is_some() {
+                    let expected = rows.iter().flatten().map(|number| number.parse().expect("a number"));
+                    assert_eq!(values, [0.5].into_iter().chain(expected).collect::<Vec<f64>>());
+                }
+                assert!(agrees(&body));
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_none_of_short_decimals_ends_what_is_read_side_by_side() {
+        let row = |number: &str| vec!["1.5".to_owned(), number.to_owned(), "-2".to_owned()];
+        for (odd, read) in [
+            ("0.1234567", None),
+            ("12345678", None),
+            ("1e3", None),
+            ("null", None),
+            ("NaN", None),
+            ("1 ", None),
+            ("01", None),
+            ("-01.5", None),
+            ("1.", None),
+            (".5", None),
+            ("-", None),
+            (".", None),
+            ("1.2.3", None),
+            ("1-2", None),
+            ("--1", None),
+            ("1/2", None),
+            ("", None),
+            ("[1]", None),
+            ("1,2", None),
+            ("1]", None),
+            ("\"1\"", None),
+            (" 1", Some(1)),
+            ("0.12345", Some(1)),
+            ("-0", Some(1)),
+            ("-0.0", Some(1)),
+            ("1234567", Some(1)),
+            ("-123456", Some(1)),
+        ] {
+            let rows: Vec<Vec<String>> = (0..60).map(|at| row(if at == 30 { odd } else { "0.25" })).collect();
+            let body = body_of(&rows, ",");
+            let start = body.find("[1.5").expect("the first row");
+            let mut values = Vec::<f32>::new();
+            let found = decimals::rows(body.as_bytes(), start, 3, &mut values);
+            if decimals::available() {
+                let (rows, _) = found.expect("there are some before");
+                assert_eq!(rows == 60, read.is_some(), "{odd:?}: {rows}");
+                assert!(rows == 60 || rows <= 30, "{odd:?}: {rows}");
+                assert_eq!(values.len(), 3 * rows);
+            }
+            agrees(&body);
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4000))]
 
@@ -581,6 +688,37 @@ mod tests {
             agrees(&format!("{{\"dataframe_split\":{{\"columns\":[\"b\",\"c\",\"a\"],\"data\":[[1,2{}", parts.concat()));
             agrees(&format!("{{\"dataframe_split\":{{\"columns\":[{}", parts.concat()));
             agrees(&format!("{{\"instances\":[{{\"b\":1,\"a\":2,\"c\":3}}{}", parts.concat()));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(250))]
+
+        #[test]
+        fn any_table_is_what_the_general_parser_reads(rows in table(), spaced in any::<bool>()) {
+            let odd = |cell: &String| cell.parse::<f64>().is_err() || cell.contains('.') && cell.ends_with('.');
+            let usual = !rows.iter().flatten().any(odd);
+            let answered = agrees(&body_of(&rows, if spaced { ", " } else { "," }));
+            // A zero that leads is an error too.
+            prop_assert!(answered || !usual || rows.iter().flatten().any(|cell| cell.trim_start_matches('-').len() > 1));
+        }
+
+        #[test]
+        fn any_table_with_some_other_bytes_is_what_the_general_parser_reads(
+            rows in table(),
+            spaced in any::<bool>(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(b",[]{}-./0159 eE\n\"N:\x7f".to_vec()), 0..3_u8), 1..4),
+        ) {
+            let mut body = body_of(&rows, if spaced { ", " } else { "," }).into_bytes();
+            for (at, byte, how) in changes {
+                let at = at.index(body.len());
+                match how {
+                    0 => body[at] = byte,
+                    1 => body.insert(at, byte),
+                    _ => drop(body.remove(at)),
+                }
+            }
+            agrees(&String::from_utf8(body).expect("all of it is ASCII"));
         }
     }
 }
