@@ -139,6 +139,10 @@ pub struct Settings {
     /// Threads for predictions too dear for the threads that answer [default: one less than the cores]
     #[arg(long, env = "HOTSERVE_COMPUTE_THREADS", value_name = "N")]
     pub compute_threads: Option<usize>,
+    /// Rows of a dear model that are answered together when requests wait for it, where that is cheaper: 1 answers each
+    /// request alone [default: 32]
+    #[arg(long, env = "HOTSERVE_MAX_BATCH_ROWS", value_name = "N")]
+    pub max_batch_rows: Option<usize>,
     /// File with the keys that may sign messages, as hotserve keygen prints them
     #[arg(long, env = "HOTSERVE_TRUSTED_KEYS", value_name = "FILE")]
     pub trusted_keys: Option<PathBuf>,
@@ -281,6 +285,7 @@ impl Settings {
             drain: self.drain.or(other.drain),
             drain_delay: self.drain_delay.or(other.drain_delay),
             compute_threads: self.compute_threads.or(other.compute_threads),
+            max_batch_rows: self.max_batch_rows.or(other.max_batch_rows),
             trusted_keys: self.trusted_keys.or(other.trusted_keys),
             require_signature: self.require_signature.or(other.require_signature),
             min_version_wait: self.min_version_wait.or(other.min_version_wait),

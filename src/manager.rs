@@ -18,6 +18,7 @@ mod timing;
 mod pipeline;
 mod memory;
 mod stages;
+mod batch;
 pub mod probe;
 pub mod check;
 mod journal;

@@ -4,28 +4,34 @@
 //! Everything that can fail or take time happened before: bodies and headers are prepared, models are warm.
 #![expect(clippy::disallowed_types, reason = "the one swap")]
 
+pub mod batch;
 pub mod compute;
 pub mod layout;
 pub mod live;
 pub mod statistics;
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use hotserve_models::{DataType, Dim, Model, Signature};
+use hotserve_models::{DataType, Dim, InferError, Model, Signature, Tensor};
 use http::HeaderValue;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use crate::id::{Digest, Format, ModelName, Rank, Slot, StateKey};
+use batch::Batches;
 use layout::Layout;
 use live::Typed;
 use statistics::Statistics;
+
+/// Requests that cost less are computed where they are answered: moving one to another thread costs some tens of µs.
+pub const INLINE_COST: Duration = Duration::from_micros(200);
 
 /// The immutable whole of what is served.
 #[derive(Default)]
@@ -171,6 +177,8 @@ pub struct ServedModel {
     pub plain: bool,
     /// Where the names in a body belong.
     pub layout: Layout,
+    /// The requests for it that wait to be answered together, where that is cheaper.
+    pub batches: Batches,
     /// What it has answered since it was made ready.
     pub statistics: Statistics,
     /// Whether it is to be freed as soon as nobody holds it.
@@ -231,8 +239,31 @@ impl ServedModel {
             answer_tail,
             plain,
             layout,
+            batches: Batches::of(1),
             statistics: Statistics::default(),
             retired: AtomicBool::new(false),
+        }
+    }
+
+    /// The same, with so many rows answered together at most.
+    #[must_use]
+    pub fn with_batches(self, rows: usize) -> Self {
+        Self { batches: Batches::of(rows), ..self }
+    }
+
+    /// Asks the model on this thread. The outputs have passed its signature, a row for each that was asked.
+    pub fn ask(&self, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, ModelFault> {
+        // A model holds no state between calls, so that a panic leaves nothing half done.
+        let outputs = catch_unwind(AssertUnwindSafe(|| self.model.infer(inputs)))
+            .map_err(|_| ModelFault::Failed("the model panicked".to_owned()))?
+            .map_err(|error| match error {
+                InferError::BadInput(detail) => ModelFault::BadInput(detail),
+                error => ModelFault::Failed(error.to_string()),
+            })?;
+        match self.model.signature().check_outputs(&outputs) {
+            Ok(answered) if answered == rows => Ok(outputs),
+            Ok(answered) => Err(ModelFault::Failed(format!("{answered} rows came out of {rows}"))),
+            Err(error) => Err(ModelFault::Failed(error.to_string())),
         }
     }
 
@@ -240,6 +271,17 @@ impl ServedModel {
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
     }
+}
+
+/// Why a model gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelFault {
+    /// The input does not fit: the caller's mistake.
+    #[error("{0}")]
+    BadInput(String),
+    /// The model failed on an input that fits.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Whether a model takes rows of floats and nothing else, by names, if any, that differ and stand in JSON as they are.

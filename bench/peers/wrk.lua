@@ -20,9 +20,15 @@ end
 function done(summary, latency, requests)
     local errors = summary.errors
     local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
+    -- How often each latency in microseconds came: rounds are put together from these.
+    local counts = {}
+    for i = 1, #latency do
+        counts[i] = string.format("[%d, %d]", latency(i))
+    end
     io.write(string.format(
-        '\n{"p50": %d, "p99": %d, "p99.9": %d, "requests": %d, "duration": %d, "failed": %d}\n',
+        '\n{"p50": %d, "p99": %d, "p99.9": %d, "requests": %d, "duration": %d, "failed": %d, "counts": [%s]}\n',
         latency:percentile(50), latency:percentile(99), latency:percentile(99.9),
-        summary.requests, summary.duration, failed
+        summary.requests, summary.duration, failed,
+        table.concat(counts, ", ")
     ))
 end

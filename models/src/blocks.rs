@@ -66,8 +66,22 @@ fn append(shape: &[usize], data: &mut Data, part: Tensor) -> Result<(), InferErr
     Ok(())
 }
 
+/// The rows of several batches, one batch after the other, as one.
+pub fn joined(batches: &[&[Tensor]]) -> Result<Vec<Tensor>, InferError> {
+    let tensors = batches.first().map_or(0, |first| first.len());
+    let join = |at: usize| {
+        let parts = || batches.iter().map(|batch| batch.get(at));
+        let rows = parts().flatten().map(|part| part.shape().first().copied().unwrap_or(0)).sum();
+        let missing = || InferError::Failed("a tensor is missing".to_owned());
+        let (shape, mut data) = begun(parts().next().flatten().ok_or_else(missing)?, rows)?;
+        parts().try_for_each(|part| append(&shape, &mut data, part.ok_or_else(missing)?.clone()))?;
+        Tensor::new(shape, data).map_err(|error| InferError::Failed(error.to_string()))
+    };
+    (0..tensors).map(join).collect()
+}
+
 /// Some rows of each tensor.
-pub(crate) fn rows_of(tensors: &[Tensor], rows: Range<usize>) -> Result<Vec<Tensor>, InferError> {
+pub fn rows_of(tensors: &[Tensor], rows: Range<usize>) -> Result<Vec<Tensor>, InferError> {
     let some = |tensor: &Tensor| {
         let inner = tensor.shape().iter().skip(1);
         let length: usize = inner.clone().product();

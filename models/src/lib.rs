@@ -16,7 +16,7 @@ mod linear;
 mod xgboost;
 mod lightgbm;
 mod catboost;
-mod blocks;
+pub mod blocks;
 mod neural;
 #[cfg(feature = "onnxruntime")]
 mod ort;

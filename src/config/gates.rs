@@ -33,7 +33,12 @@ pub struct GatesConfig {
     pub max_slowdown: Option<f64>,
     /// Whether a model may answer NaN or infinity where nothing expects it.
     pub allow_non_finite: bool,
+    /// How many rows of requests that wait for a model may be answered together.
+    pub max_batch_rows: usize,
 }
+
+/// The default of `--max-batch-rows`: beyond it little is gained, and who is first waits for many.
+pub const BATCH_ROWS: usize = 32;
 
 /// Where a new model is tried.
 #[derive(Debug, Clone, Default)]
@@ -133,6 +138,7 @@ impl GatesConfig {
             max_row_time: settings.max_row_time.map(|time| time.0),
             max_slowdown: settings.max_slowdown,
             allow_non_finite: settings.allow_non_finite.unwrap_or(false),
+            max_batch_rows: settings.max_batch_rows.unwrap_or(BATCH_ROWS).max(1),
         })
     }
 }

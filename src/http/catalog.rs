@@ -42,6 +42,8 @@ struct ModelRow<'a> {
     size_bytes: u64,
     memory_bytes: usize,
     row_cost_us: f64,
+    /// How many rows of requests that wait are answered together at most; 1 where that is no cheaper.
+    batch_rows: usize,
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     published_at: Option<Timestamp>,
     #[schemars(with = "String", extend("format" = "date-time"))]
@@ -124,6 +126,7 @@ impl<'a> ModelRow<'a> {
             size_bytes: served.facts.size,
             memory_bytes: served.model.memory_bytes(),
             row_cost_us: served.row_cost.as_secs_f64() * 1e6,
+            batch_rows: served.batches.most(),
             published_at: served.facts.published_at,
             applied_at: timestamp(served.applied_at),
             held: held.get(&Slot::Model(served.facts.name.clone())).map(Pinned::from),

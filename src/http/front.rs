@@ -18,6 +18,7 @@ use futures_util::FutureExt;
 use http::{Method, Request};
 use tower::Service;
 
+use super::min_version::MinVersion;
 use super::observe::Observe;
 use super::trace::Caller;
 use super::v2::grpc::{Grpc, is_grpc};
@@ -75,7 +76,34 @@ where
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+/// An answer that is there, or is waited for.
+pub enum Answer {
+    /// It is taken once.
+    Now(Option<Response>),
+    /// Anything but a state that is there.
+    Later(Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>),
+}
+
+impl Answer {
+    fn now(response: Response) -> Self {
+        Self::Now(Some(response))
+    }
+
+    fn later(future: impl Future<Output = Result<Response, Infallible>> + Send + 'static) -> Self {
+        Self::Later(Box::pin(future))
+    }
+}
+
+impl Future for Answer {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Now(response) => Poll::Ready(Ok(response.take().expect("a future is not polled after its end"))),
+            Self::Later(future) => future.as_mut().poll(context),
+        }
+    }
+}
 
 impl Front {
     /// An answer that pages of other origins may read, or that no browser gives to them.
@@ -85,10 +113,10 @@ impl Front {
     {
         let granted = cors::granted(origins, &request);
         if let Some(answer) = granted.as_ref().and_then(|granted| cors::preflight(granted, &request)) {
-            return Box::pin(std::future::ready(Ok(answer)));
+            return Answer::now(answer);
         }
         let answer = self.answer(request);
-        Box::pin(async move {
+        Answer::later(async move {
             let mut answer = answer.await?;
             match granted {
                 Some(granted) => granted.write(answer.headers_mut()),
@@ -103,7 +131,7 @@ impl Front {
         B: HttpBody<Data = Bytes, Error: Into<BoxError> + Display> + Send + Unpin + 'static,
     {
         if is_grpc(&request) {
-            return Box::pin(self.0.grpc.clone().call(request).map(Ok));
+            return Answer::later(self.0.grpc.clone().call(request).map(Ok));
         }
         let path = request.uri().path();
         let (is_state, is_predict) = match *request.method() {
@@ -112,26 +140,29 @@ impl Front {
             _ => (false, false),
         };
         if !is_state && !is_predict {
-            return Box::pin(self.0.router.clone().call(request.map(Body::new)));
+            return Answer::later(self.0.router.clone().call(request.map(Body::new)));
         }
-        let routes = Arc::clone(&self.0);
         let (head, body) = request.into_parts();
         let caller = Caller::of_head(&head);
-        if is_state {
-            Box::pin(async move {
-                let key = head.uri.path().strip_prefix("/state/");
-                let route = if key.is_none() { &routes.state } else { &routes.state_by_key };
-                let key_or_default = key.unwrap_or(StateKey::DEFAULT);
-                let answer = state::get(&routes.http, key_or_default, head.uri.query(), &head.headers);
-                Ok(route.answer(caller, answer).await)
-            })
-        } else {
-            Box::pin(async move {
+        let routes = Arc::clone(&self.0);
+        if is_predict {
+            return Answer::later(async move {
                 let name = head.uri.path().strip_prefix("/predict/");
                 let route = if name.is_none() { &routes.predict } else { &routes.predict_by_name };
                 Ok(route.answer(caller, predict::answer(&routes.http, name, &head.headers, body)).await)
-            })
+            });
         }
+        let key = head.uri.path().strip_prefix("/state/");
+        let route = if key.is_none() { &routes.state } else { &routes.state_by_key };
+        if head.uri.query().is_none() && !MinVersion::is_asked(&head.headers) {
+            let key = key.unwrap_or(StateKey::DEFAULT);
+            return Answer::now(route.answer_now(caller, || state::get_now(&routes.http, key, &head.headers)));
+        }
+        let route = route.clone();
+        Answer::later(async move {
+            let key = head.uri.path().strip_prefix("/state/").unwrap_or(StateKey::DEFAULT);
+            Ok(route.answer(caller, state::get(&routes.http, key, head.uri.query(), &head.headers)).await)
+        })
     }
 }
 

@@ -1,12 +1,12 @@
 //! One inference, in whatever protocol it was asked for: tensors → [`Model::infer`](hotserve_models::Model::infer) →
 //! tensors, on the thread where it costs the others least.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotserve_models::{InferError, Tensor};
+use hotserve_models::Tensor;
 use http::StatusCode;
+use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use super::Http;
@@ -14,11 +14,10 @@ use super::body::Inputs;
 use super::problem::Problem;
 use super::trace::Fault;
 use crate::metrics::Metrics;
-use crate::serving::ServedModel;
+use crate::serving::batch::{Answered, Caller};
 use crate::serving::compute::ComputeError;
+use crate::serving::{INLINE_COST, ModelFault, ServedModel};
 
-/// Cheaper requests are computed where they are answered: moving one to another thread costs some tens of µs.
-const INLINE_COST: Duration = Duration::from_micros(200);
 /// Bodies up to this are parsed where they are answered: at 100 to 300 MB/s that is some 200 µs too.
 const INLINE_BODY: usize = 32 << 10;
 
@@ -57,6 +56,8 @@ pub(super) async fn run<A: Send + 'static>(
                 let rows = u32::try_from(parsed.inputs.rows).unwrap_or(u32::MAX);
                 if model.row_cost.saturating_mul(rows) < INLINE_COST {
                     job.infer(&parsed, write)
+                } else if model.batches.take(parsed.inputs.rows) {
+                    with_others(http, model, deadline, job, parsed, write).await
                 } else {
                     let moved = Instant::now();
                     in_pool(http, model, deadline, move || {
@@ -78,15 +79,78 @@ async fn in_pool<T: Send + 'static>(
 ) -> Result<T, Problem> {
     match timeout_at(deadline, http.compute.run(job)).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(ComputeError::Full)) => {
-            Err(Problem::unavailable("overloaded", "the queue of predictions is full: send the request again"))
-        }
+        Ok(Err(ComputeError::Full)) => Err(queue_is_full()),
         Ok(Err(ComputeError::Panicked)) => Err(failed(model, "the model panicked")),
-        // A 504 would blame a server behind this one.
-        Err(_) => {
-            let detail = format!("the prediction was not done within {:?}", http.config.request_timeout);
-            Err(Problem::unavailable("timeout", detail))
+        Err(_) => Err(timed_out(http)),
+    }
+}
+
+/// Waits for a thread, which answers what waits for the same model along with it.
+async fn with_others<A: Send + 'static>(
+    http: &Http,
+    model: &Arc<ServedModel>,
+    deadline: tokio::time::Instant,
+    job: Job,
+    parsed: Parsed,
+    write: impl FnOnce(&ServedModel, &[Tensor], usize) -> A + Send + 'static,
+) -> Result<Done<A>, Problem> {
+    let (sender, receiver) = oneshot::channel();
+    let Parsed { inputs, parse, .. } = parsed;
+    let rows = inputs.rows;
+    let caller = Waiting { job, since: Instant::now(), parse, rows, write, sender };
+    let ticket = model.batches.wait(inputs.tensors, rows, Box::new(caller));
+    let task = {
+        let (model, ticket, threads) = (Arc::clone(model), Arc::clone(&ticket), http.compute.threads());
+        move || model.answer_waiting(&ticket, threads)
+    };
+    if http.compute.submit(task).is_err() {
+        ticket.withdraw();
+        return Err(queue_is_full());
+    }
+    match timeout_at(deadline, receiver).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(failed(model, "the answer could not be written")),
+        Err(_) => Err(timed_out(http)),
+    }
+}
+
+fn queue_is_full() -> Problem {
+    Problem::unavailable("overloaded", "the queue of predictions is full: send the request again")
+}
+
+/// A 504 would blame a server behind this one.
+fn timed_out(http: &Http) -> Problem {
+    let detail = format!("the prediction was not done within {:?}", http.config.request_timeout);
+    Problem::unavailable("timeout", detail)
+}
+
+/// A request that waits for a thread.
+struct Waiting<A, W> {
+    job: Job,
+    since: Instant,
+    parse: Duration,
+    rows: usize,
+    write: W,
+    sender: oneshot::Sender<Result<Done<A>, Problem>>,
+}
+
+impl<A: Send, W: FnOnce(&ServedModel, &[Tensor], usize) -> A + Send> Caller for Waiting<A, W> {
+    fn is_gone(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    fn answer(self: Box<Self>, answered: Answered) {
+        let Self { job, since, parse, rows, write, sender } = *self;
+        let Answered { outputs, begun, infer, together, place } = answered;
+        if together > 1 {
+            job.metrics.predict_batched.increment(1);
         }
+        if together > 1 && place == 0 {
+            job.metrics.predict_batches.increment(1);
+        }
+        let answer = job.finish(outputs, rows, [begun - since, parse, infer], write);
+        // A caller that left meanwhile wants no answer.
+        let _ = sender.send(answer);
     }
 }
 
@@ -109,31 +173,35 @@ impl Job {
         parsed: &Parsed,
         write: impl FnOnce(&ServedModel, &[Tensor], usize) -> A,
     ) -> Result<Done<A>, Problem> {
-        let Self { model, metrics } = self;
+        let model = &self.model;
         let Parsed { inputs, queue, parse } = parsed;
         if inputs.rows == 0 {
             return Ok(Done { answer: write(model, &[], 0), parse: *parse, infer: Duration::ZERO });
         }
         let start = Instant::now();
-        // A model holds no state between calls, so that a panic leaves nothing half done.
-        let outputs = catch_unwind(AssertUnwindSafe(|| model.model.infer(&inputs.tensors)))
-            .map_err(|_| failed(model, "the model panicked"))?
-            .map_err(|error| match error {
-                InferError::BadInput(detail) => bad_input(detail),
-                error => failed(model, &error.to_string()),
-            })?;
-        let inferred = Instant::now();
-        let infer = inferred - start;
-        match model.model.signature().check_outputs(&outputs) {
-            Ok(rows) if rows == inputs.rows => {}
-            Ok(rows) => return Err(failed(model, &format!("{rows} rows came out of {}", inputs.rows))),
-            Err(error) => return Err(failed(model, &error.to_string())),
-        }
+        let outputs = model.ask(&inputs.tensors, inputs.rows);
+        self.finish(outputs, inputs.rows, [*queue, *parse, start.elapsed()], write)
+    }
+
+    /// What the model said becomes an answer, after so long a wait, a parse and an inference.
+    fn finish<A>(
+        &self,
+        outputs: Result<Vec<Tensor>, ModelFault>,
+        rows: usize,
+        [queue, parse, infer]: [Duration; 3],
+        write: impl FnOnce(&ServedModel, &[Tensor], usize) -> A,
+    ) -> Result<Done<A>, Problem> {
+        let Self { model, metrics } = self;
+        let outputs = outputs.map_err(|fault| match fault {
+            ModelFault::BadInput(detail) => bad_input(detail),
+            ModelFault::Failed(error) => failed(model, &error),
+        })?;
         metrics.predict_duration.record(infer);
-        metrics.predict_rows.increment(inputs.rows as u64);
-        let answer = write(model, &outputs, inputs.rows);
-        model.statistics.answered(inputs.rows, [*queue, *parse, infer, inferred.elapsed()]);
-        Ok(Done { answer, parse: *parse, infer })
+        metrics.predict_rows.increment(rows as u64);
+        let inferred = Instant::now();
+        let answer = write(model, &outputs, rows);
+        model.statistics.answered(rows, [queue, parse, infer, inferred.elapsed()]);
+        Ok(Done { answer, parse, infer })
     }
 }
 

@@ -31,6 +31,10 @@ pub(super) struct MinVersion {
 
 impl MinVersion {
     /// Reads the headers; most requests have none.
+    pub(super) fn is_asked(headers: &HeaderMap) -> bool {
+        headers.contains_key(&MIN_VERSION)
+    }
+
     pub(super) fn of(headers: &HeaderMap, http: &Http) -> Result<Option<Self>, Problem> {
         let Some(version) = only(headers, &MIN_VERSION)? else { return Ok(None) };
         let version = version.parse().map_err(|error: Invalid| bad(format!("{MIN_VERSION}: {error}")))?;

@@ -115,22 +115,53 @@ where
     }
 }
 
+/// What a handler comes to.
+type Answered = Result<Response, Infallible>;
+
 impl Observe {
     /// Observes an answer that is made without the router.
     pub(super) async fn answer<A: IntoResponse>(&self, caller: Caller, answer: impl Future<Output = A>) -> Response {
         self.0.observe(caller, async move { Ok(answer.await.into_response()) }).await
     }
+
+    /// The same of an answer that nothing is waited for.
+    pub(super) fn answer_now<A: IntoResponse>(&self, caller: Caller, answer: impl FnOnce() -> A) -> Response {
+        let flight = self.0.enter();
+        let answered = if self.0.fits(flight.as_ref()) {
+            std::panic::catch_unwind(AssertUnwindSafe(|| Ok(answer().into_response())))
+        } else {
+            Ok(Ok(overloaded().into_response()))
+        };
+        self.0.answered(caller, answered)
+    }
 }
 
 impl Route {
-    async fn observe(&self, caller: Caller, answer: impl Future<Output = Result<Response, Infallible>>) -> Response {
-        let flight = (!self.always).then(|| self.metrics.in_flight.enter());
-        let answered = if flight.as_ref().is_none_or(Flight::fits) {
+    async fn observe(&self, caller: Caller, answer: impl Future<Output = Answered>) -> Response {
+        let flight = self.enter();
+        let answered = if self.fits(flight.as_ref()) {
             AssertUnwindSafe(answer).catch_unwind().await
         } else {
-            self.metrics.requests_shed.increment(1);
             Ok(Ok(overloaded().into_response()))
         };
+        self.answered(caller, answered)
+    }
+
+    /// Takes a place for what is under way, where one is needed.
+    fn enter(&self) -> Option<Flight<'_>> {
+        (!self.always).then(|| self.metrics.in_flight.enter())
+    }
+
+    /// Whether there is a place; counts who gets none.
+    fn fits(&self, flight: Option<&Flight<'_>>) -> bool {
+        let fits = flight.is_none_or(Flight::fits);
+        if !fits {
+            self.metrics.requests_shed.increment(1);
+        }
+        fits
+    }
+
+    fn answered(&self, caller: Caller, answered: std::thread::Result<Answered>) -> Response {
         let mut response = match answered {
             Ok(Ok(response)) => response,
             Err(_) => Problem { fault: Some(Arc::new(Fault::panicked())), ..Problem::internal() }.into_response(),

@@ -45,6 +45,11 @@ pub(super) async fn get_by_key(
     get(&http, &key, request.uri().query(), request.headers()).await
 }
 
+/// The state that is served now.
+pub(super) fn get_now(http: &Http, key: &str, headers: &HeaderMap) -> Result<Response, Problem> {
+    answer(&http.serving.snapshot(), key, headers)
+}
+
 pub(super) async fn get(http: &Http, key: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Response, Problem> {
     let wait = query.map_or(Ok(None), wait)?;
     let snapshot = match MinVersion::of(headers, http)? {

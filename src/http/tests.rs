@@ -1,6 +1,7 @@
 //! The interface as a client meets it, over a snapshot made by hand.
 
 mod admin;
+mod batch;
 mod docs;
 mod events;
 mod long_poll;
@@ -165,6 +166,16 @@ impl Server {
     }
 
     fn with(states: Vec<ServedState>, models: Vec<ServedModel>, configure: impl FnOnce(&mut HttpConfig)) -> Self {
+        Self::with_queue(states, models, 1, configure)
+    }
+
+    /// With so many places in the queue of dear predictions.
+    fn with_queue(
+        states: Vec<ServedState>,
+        models: Vec<ServedModel>,
+        queue: usize,
+        configure: impl FnOnce(&mut HttpConfig),
+    ) -> Self {
         let (serving, swapper) = Serving::new(Snapshot::default().with(states, models));
         let metrics = Metrics::new();
         let mut config = HttpConfig {
@@ -180,7 +191,7 @@ impl Server {
             connections: Default::default(),
         };
         configure(&mut config);
-        let compute = ComputePool::new(1, 1, metrics.predict_queue_depth.clone()).expect("threads");
+        let compute = ComputePool::new(1, queue, metrics.predict_queue_depth.clone()).expect("threads");
         let http = Arc::new(Http::new(serving, Arc::default(), metrics, compute, config, Handle::detached()));
         Self { router: Front::new(Arc::clone(&http)), http, swapper }
     }
@@ -512,7 +523,7 @@ async fn models_and_states_are_listed_by_name() {
     assert!(first["applied_at"].take().is_string());
     let expected = json!({
         "name": "a", "version": 1, "label": "a label", "format": "test", "engine": "sum",
-        "digest": Digest::of(b"a"), "size_bytes": 7, "memory_bytes": 4096, "row_cost_us": 1e6,
+        "digest": Digest::of(b"a"), "size_bytes": 7, "memory_bytes": 4096, "row_cost_us": 1e6, "batch_rows": 1,
         "published_at": null, "applied_at": null,
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2], "features": ["a", "b"]}],
         "outputs": [

@@ -23,7 +23,7 @@ impl Saved {
         let SavedModel { label, format, digest, size, .. } = model.clone();
         let (name, rank, published_at) = (name.clone(), self.rank.clone(), self.published_at);
         let facts = ModelFacts { name, rank, label, format, digest, size, published_at };
-        Some(ServedModel::new(facts, warm.model, warm.row_cost))
+        Some(warm.served(facts))
     }
 }
 

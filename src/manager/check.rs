@@ -97,7 +97,7 @@ pub fn check(path: &Path, format: Format, expected: Expected, loaders: &Loaders)
         Ok((loaded, begun.elapsed()))
     })?;
     on_a_stack(INFER_STACK, || {
-        let Warm { model, row_cost, row_p50, row_p99 } = loaded.warm_up(&announced, expected.allow_non_finite)?;
+        let Warm { model, row_cost, row_p50, row_p99, .. } = loaded.warm_up(&announced, expected.allow_non_finite)?;
         if let Some(detail) = too_slow(row_cost, announced.limits.row_time) {
             return Err(Refusal::new("too_slow", detail));
         }
@@ -163,13 +163,13 @@ fn infer(model: &dyn Model, inputs: &[Tensor]) -> Result<(), InferError> {
 }
 
 /// As many rows as asked for, unless they are very wide.
-fn fitting(signature: &Signature, rows: usize) -> usize {
+pub(super) fn fitting(signature: &Signature, rows: usize) -> usize {
     let width: usize = signature.inputs.iter().map(|spec| spec.row_len().unwrap_or(1)).sum();
     rows.min(ELEMENTS / width.max(1)).max(1)
 }
 
 /// Rows of numbers from -4 to 4, the same for the same seed; whole ones from 0 to 7, and short texts.
-fn made_up(signature: &Signature, rows: usize, seed: u64) -> Vec<Tensor> {
+pub(super) fn made_up(signature: &Signature, rows: usize, seed: u64) -> Vec<Tensor> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut fill = |spec: &hotserve_models::TensorSpec| {
         let length = |dim: &Dim| if let Dim::Fixed(length) = dim { *length } else { 1 };

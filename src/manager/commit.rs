@@ -66,7 +66,7 @@ impl Manager {
                             size: artifact.size(),
                             published_at,
                         };
-                        models.push(ServedModel::new(facts, warm.model, warm.row_cost));
+                        models.push(warm.served(facts));
                     }
                 }
             }

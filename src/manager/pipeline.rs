@@ -83,7 +83,8 @@ impl Pipeline {
         metrics: &Arc<Metrics>,
         room: channel::UnboundedSender<RoomEvent>,
     ) -> std::io::Result<Self> {
-        let gates = Gates { max_bytes, allow_non_finite: config.allow_non_finite };
+        let GatesConfig { allow_non_finite, max_batch_rows, .. } = config;
+        let gates = Gates { max_bytes, allow_non_finite, max_batch_rows };
         let budget = Budget::resolve(config.memory_budget, config.memory_policy);
         #[expect(clippy::cast_precision_loss, reason = "bytes of memory")]
         metrics.memory_budget.set(budget.map_or(0.0, |budget| budget.bytes as f64));
@@ -367,13 +368,9 @@ fn work(inbox: &mpsc::Receiver<Job>, attempts: &Attempts, loaders: &Loaders, gat
         let loaded = verified.and_then(|verified| Loaded::load(verified, &announced, loaders, gates.max_bytes));
         let load = begun.elapsed().saturating_sub(verify);
         let result = loaded.and_then(|loaded| loaded.warm_up(&announced, gates.allow_non_finite));
+        let result = result.map(|warm| warm.with_batches(gates.max_batch_rows));
         let warm = begun.elapsed().saturating_sub(verify + load);
-        let result = result.map(|Warm { model, row_cost, row_p50, row_p99 }| Warm {
-            model: Box::new(Accounted::new(model, lease)),
-            row_cost,
-            row_p50,
-            row_p99,
-        });
+        let result = result.map(|warm| Warm { model: Box::new(Accounted::new(warm.model, lease)), ..warm });
         failpoint::hit("load.ended");
         attempts.end(digest);
         // Superseded meanwhile: the model is dropped here, off every other path.

@@ -180,7 +180,7 @@ impl Manager {
                 let Some(facts) = self.room.unloaded.remove(&name) else { return };
                 self.said.remove(&slot);
                 tracing::info!(%slot, version = %facts.rank, "served again, for the newer version was not fit");
-                self.swap(vec![], vec![ServedModel::new(facts, warm.model, warm.row_cost)]);
+                self.swap(vec![], vec![warm.served(facts)]);
             }
             Err(refusal) => {
                 if self.said.insert(slot.clone()) {

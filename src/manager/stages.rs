@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use hotserve_models::{Data, DataType, Dim, Golden, GoldenError, InferError, Loaders, Model, Signature, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::batch;
 use crate::id::{Digest, Format, ModelName};
 use crate::notification::{self, Encoding, ModelLimits};
+use crate::serving::{INLINE_COST, ModelFacts, ServedModel};
 use crate::store::{self, Artifact};
 
 /// The longest time to spend on measuring.
@@ -81,6 +83,8 @@ pub struct Gates {
     pub max_bytes: u64,
     /// Whether NaN and infinities may come out where nothing expects them.
     pub allow_non_finite: bool,
+    /// How many rows of requests that wait may be answered together.
+    pub max_batch_rows: usize,
 }
 
 /// An artifact of which it is known that loading it hurts nobody.
@@ -140,6 +144,21 @@ pub struct Warm {
     pub(super) row_p50: Duration,
     /// The slowest but for a hundredth.
     pub(super) row_p99: Duration,
+    /// How many rows of it are best answered together; 1 until that [is measured](Self::with_batches).
+    pub(super) batch_rows: usize,
+}
+
+impl Warm {
+    /// The same, once it is known whether rows gain by being answered together.
+    pub(super) fn with_batches(self, most: usize) -> Self {
+        let batch_rows = if self.row_cost < INLINE_COST { 1 } else { batch::worth(&*self.model, self.row_cost, most) };
+        Self { batch_rows, ..self }
+    }
+
+    /// As it is served.
+    pub(super) fn served(self, facts: ModelFacts) -> ServedModel {
+        ServedModel::new(facts, self.model, self.row_cost).with_batches(self.batch_rows)
+    }
 }
 
 impl Loaded {
@@ -214,7 +233,7 @@ impl Loaded {
         }
         times.sort_unstable();
         let at = |hundredths: usize| times.get((times.len() - 1) * hundredths / 100).copied().unwrap_or_default();
-        Ok(Warm { row_cost: at(0), row_p50: at(50), row_p99: at(99), model })
+        Ok(Warm { row_cost: at(0), row_p50: at(50), row_p99: at(99), batch_rows: 1, model })
     }
 }
 
@@ -333,7 +352,7 @@ pub(super) fn on_a_stack<T: Send>(
     })
 }
 
-fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Refusal> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Refusal> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
         let said = payload.downcast_ref::<&str>().map(ToString::to_string).or_else(|| payload.downcast_ref().cloned());
         Refusal::new("panic", format!("the model panicked: {}", said.unwrap_or_else(|| "without a word".to_owned())))

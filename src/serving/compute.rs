@@ -12,6 +12,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// A fixed number of threads behind a bounded queue.
 pub struct ComputePool {
     queue: SyncSender<Job>,
+    threads: usize,
     depth: Gauge,
 }
 
@@ -31,30 +32,43 @@ impl ComputePool {
     pub fn new(threads: usize, queue: usize, depth: Gauge) -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel::<Job>(queue);
         let receiver = Arc::new(Mutex::new(receiver));
-        for number in 0..threads.max(1) {
+        let threads = threads.max(1);
+        for number in 0..threads {
             let receiver = Arc::clone(&receiver);
             std::thread::Builder::new().name(format!("compute-{number}")).spawn(move || work(&receiver))?;
         }
-        Ok(Self { queue: sender, depth })
+        Ok(Self { queue: sender, threads, depth })
+    }
+
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.threads
     }
 
     /// Runs a job and waits for its answer. A job whose caller has gone is not begun.
     pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, ComputeError> {
         let (sender, receiver) = oneshot::channel();
-        let depth = self.depth.clone();
-        let task = Box::new(move || {
-            depth.decrement(1.0);
+        self.submit(move || {
             if !sender.is_closed() {
                 // A caller that left meanwhile wants no answer.
                 let _ = sender.send(job());
             }
-        });
-        self.depth.increment(1.0);
-        if self.queue.try_send(task).is_err() {
-            self.depth.decrement(1.0);
-            return Err(ComputeError::Full);
-        }
+        })?;
         receiver.await.map_err(|_| ComputeError::Panicked)
+    }
+
+    /// Puts a job into the queue, unless that is full.
+    pub fn submit(&self, job: impl FnOnce() + Send + 'static) -> Result<(), ComputeError> {
+        let depth = self.depth.clone();
+        self.depth.increment(1.0);
+        let task = Box::new(move || {
+            depth.decrement(1.0);
+            job();
+        });
+        self.queue.try_send(task).map_err(|_| {
+            self.depth.decrement(1.0);
+            ComputeError::Full
+        })
     }
 }
 

@@ -19,6 +19,8 @@ use tokio::time::{Instant, Sleep};
 const SILENT: Duration = Duration::from_secs(30);
 /// The longest time for which an answer waits for a client that reads nothing of it.
 const STALLED: Duration = Duration::from_secs(30);
+/// What is worth to be put together before it is written, in bytes.
+const SMALL: usize = 1 << 10;
 /// How HTTP/2 begins, as far as that tells it from every method of HTTP/1.
 const PREFACE: &[u8; 5] = b"PRI *";
 
@@ -391,6 +393,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Noted<T> {
     }
 }
 
+/// A head and a small body, which the system takes as one piece with less effort than as two: 2 % of a `GET /state`.
+fn together<'w>(bufs: &[io::IoSlice<'_>], whole: &'w mut [u8; SMALL]) -> Option<&'w [u8]> {
+    let [head, body] = bufs else { return None };
+    let (first, rest) = whole.split_at_mut_checked(head.len())?;
+    first.copy_from_slice(head);
+    rest.get_mut(..body.len())?.copy_from_slice(body);
+    whole.get(..head.len() + body.len())
+}
+
 impl<T: AsyncWrite + Unpin> AsyncWrite for Noted<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write(context, buf);
@@ -402,7 +413,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Noted<T> {
         context: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.inner).poll_write_vectored(context, bufs);
+        let mut whole = [0; SMALL];
+        let inner = Pin::new(&mut self.inner);
+        let result = match together(bufs, &mut whole) {
+            Some(whole) => inner.poll_write(context, whole),
+            None => inner.poll_write_vectored(context, bufs),
+        };
         self.wrote(result, |bytes| *bytes)
     }
 

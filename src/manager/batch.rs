@@ -1,0 +1,142 @@
+//! Whether a model answers rows together for less than one after the other, and rightly: measured when it is made ready.
+
+use std::time::{Duration, Instant};
+
+use hotserve_models::{Data, InferError, Model, Tensor, blocks};
+
+use super::check::{fitting, made_up};
+use super::stages::guarded;
+
+/// The longest time to spend on it; a run that has begun ends.
+const TIME: Duration = Duration::from_millis(200);
+/// How often each size is tried at most.
+const RUNS: usize = 3;
+/// What twice as many rows must save of the time of each.
+const SAVING: f64 = 0.1;
+/// How far two answers to the same row may lie apart: sums are taken in another order.
+const TOLERANCE: f64 = 1e-3;
+
+/// How many rows are best answered together: the last size of which each row took clearly less than of half as many. It
+/// is 1 for a model whose answers depend on what else is asked, or that does not take rows that are made up.
+pub(super) fn worth(model: &dyn Model, row_cost: Duration, most: usize) -> usize {
+    // A model that panics passed its gates by luck, and is asked for one row at a time.
+    guarded(|| measured(model, row_cost, most)).ok().and_then(Result::ok).unwrap_or(1)
+}
+
+fn measured(model: &dyn Model, row_cost: Duration, most: usize) -> Result<usize, InferError> {
+    let begun = Instant::now();
+    let rows = made_up(model.signature(), fitting(model.signature(), most), 7);
+    let (mut best, mut each) = (1, row_cost.as_secs_f64());
+    let mut size = 2;
+    while size <= fitting(model.signature(), most) && begun.elapsed() < TIME {
+        let inputs = blocks::rows_of(&rows, 0..size)?;
+        let mut fastest = Duration::MAX;
+        for _ in 0..RUNS {
+            let run = Instant::now();
+            let outputs = model.infer(&inputs)?;
+            fastest = fastest.min(run.elapsed());
+            if size == 2 && fastest < Duration::MAX && !alone_too(model, &inputs, &outputs)? {
+                return Ok(1);
+            }
+            if begun.elapsed() > TIME {
+                break;
+            }
+        }
+        let now = fastest.as_secs_f64() / size as f64;
+        if now > each * (1.0 - SAVING) {
+            break;
+        }
+        (best, each) = (size, now);
+        size *= 2;
+    }
+    Ok(best)
+}
+
+/// Whether each row gets the answer that it gets alone.
+fn alone_too(model: &dyn Model, inputs: &[Tensor], outputs: &[Tensor]) -> Result<bool, InferError> {
+    let rows = outputs.first().and_then(|output| output.shape().first().copied()).unwrap_or(0);
+    for row in 0..rows {
+        let alone = model.infer(&blocks::rows_of(inputs, row..row + 1)?)?;
+        let together = blocks::rows_of(outputs, row..row + 1)?;
+        let same = |(a, b): (&Tensor, &Tensor)| a.shape() == b.shape() && near(a.data(), b.data());
+        if alone.len() != together.len() || !alone.iter().zip(&together).all(same) {
+            return Ok(false);
+        }
+    }
+    Ok(rows > 0)
+}
+
+fn near(a: &Data, b: &Data) -> bool {
+    let close = |a: f64, b: f64| a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= TOLERANCE * a.abs().max(1.0);
+    match (a, b) {
+        (Data::Fp32(a), Data::Fp32(b)) => a.iter().zip(b).all(|(a, b)| close((*a).into(), (*b).into())),
+        (Data::Fp64(a), Data::Fp64(b)) => a.iter().zip(b).all(|(a, b)| close(*a, *b)),
+        _ => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hotserve_models::{DataType, Dim, Signature, TensorSpec};
+
+    use super::*;
+
+    /// Takes a time for each call and one for each row, and answers what it is told to.
+    struct Slow {
+        signature: Signature,
+        call: Duration,
+        row: Duration,
+        answer: fn(&[f32]) -> Vec<f32>,
+    }
+
+    impl Model for Slow {
+        fn signature(&self) -> &Signature {
+            &self.signature
+        }
+
+        fn infer(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, InferError> {
+            let numbers = inputs[0].as_f32().expect("floats");
+            std::thread::sleep(self.call + self.row * u32::try_from(numbers.len()).expect("few rows"));
+            let answers = (self.answer)(numbers);
+            if answers.is_empty() {
+                return Err(InferError::BadInput("it knows no such row".to_owned()));
+            }
+            Ok(vec![Tensor::new(vec![answers.len(), 1], Data::Fp32(answers)).expect("a column")])
+        }
+
+        fn memory_bytes(&self) -> usize {
+            0
+        }
+
+        fn engine(&self) -> &'static str {
+            "slow"
+        }
+    }
+
+    fn rows(call_ms: u64, row_ms: u64, answer: fn(&[f32]) -> Vec<f32>, most: usize) -> usize {
+        let spec = |name: &str| TensorSpec {
+            name: name.to_owned(),
+            datatype: DataType::Fp32,
+            shape: vec![Dim::Any, Dim::Fixed(1)],
+            features: vec![],
+        };
+        let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] };
+        let (call, row) = (Duration::from_millis(call_ms), Duration::from_millis(row_ms));
+        worth(&Slow { signature, call, row, answer }, call + row, most)
+    }
+
+    #[test]
+    fn rows_are_answered_together_where_that_takes_less_for_each() {
+        assert_eq!(rows(4, 0, |x| x.to_vec(), 16), 16);
+        assert_eq!(rows(4, 0, |x| x.to_vec(), 1), 1);
+        assert_eq!(rows(0, 4, |x| x.to_vec(), 16), 1, "each row takes as long as alone");
+    }
+
+    #[test]
+    fn a_model_whose_rows_change_each_other_is_asked_for_one_at_a_time() {
+        let less_mean = |x: &[f32]| x.iter().map(|value| value - x.iter().sum::<f32>() / x.len() as f32).collect();
+        assert_eq!(rows(4, 0, less_mean, 16), 1);
+        assert_eq!(rows(4, 0, |_| vec![], 16), 1, "it takes no row that is made up");
+        assert_eq!(rows(4, 0, |x| if x.len() > 1 { panic!("on purpose") } else { x.to_vec() }, 16), 1);
+    }
+}
