@@ -586,7 +586,8 @@ mod tests {
     #[test]
     fn rows_of_short_decimals_are_read_side_by_side() {
         for (width, height) in [(1, 1), (1, 700), (3, 2), (7, 9), (8, 64), (28, 64), (63, 5), (64, 5), (448, 3)] {
-            let number = |at: usize| format!("{}{}.{}", if at % 3 == 0 { "-" } else { "" }, at * 7 % 97, at % 1000);
+            let number =
+                |at: usize| format!("{}{}.{}", if at.is_multiple_of(3) { "-" } else { "" }, at * 7 % 97, at % 1000);
             let rows: Vec<Vec<String>> =
                 (0..height).map(|row| (0..width).map(|at| number(row * 31 + at)).collect()).collect();
             for separator in [",", ", "] {
