@@ -1,7 +1,8 @@
 """The models and the rows of the bench, into the folder that is the argument.
 
 trees.ubj and retrained.ubj: XGBoost, 500 trees of depth 6 over 28 features. trees.onnx: the first of them as ONNX, for
-peers that run ONNX Runtime. iris.onnx: the linear sample of hotserve as ONNX. rows.json: rows to ask for.
+peers that run ONNX Runtime. iris.onnx: the linear sample of hotserve as ONNX. net.onnx: a neural net of three layers,
+2048 wide. rows.json: rows to ask for.
 """
 
 import json
@@ -38,18 +39,16 @@ def main():
 
     sample = json.loads(SAMPLE.read_text())
     weights = np.array(sample["coefficients"], dtype=np.float32).T
+    save("net", net())
     nodes = [
         helper.make_node("Gemm", ["input", "weights", "intercepts"], ["margins"]),
         helper.make_node("Softmax", ["margins"], ["probabilities"], axis=-1),
     ]
-    value = lambda name, width: helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width])
     constants = [
         numpy_helper.from_array(weights, "weights"),
         numpy_helper.from_array(np.array(sample["intercepts"], dtype=np.float32), "intercepts"),
     ]
-    graph = helper.make_graph(nodes, "iris", [value("input", len(weights))], [value("probabilities", 3)], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
-    (OUT / "iris.onnx").write_bytes(model.SerializeToString())
+    save("iris", helper.make_graph(nodes, "iris", [value("input", len(weights))], [value("probabilities", 3)], constants))
 
     rows = rng.normal(size=(512, 28)).astype(np.float32).round(4)
     iris = rng.uniform(0.5, 7.5, size=(512, 4)).astype(np.float32).round(1)
@@ -57,6 +56,26 @@ def main():
     expected = booster.predict_proba(rows[:1])[0, 1]
     answers = {"trees": lists(rows), "iris": lists(iris), "expected": float(expected)}
     (OUT / "rows.json").write_text(json.dumps(answers))
+
+
+def net(width=2048):
+    nodes, constants, layer = [], [], "input"
+    for at, (inputs, outputs) in enumerate([(28, width), (width, width), (width, 1)]):
+        weights = (rng.normal(size=(inputs, outputs)) / np.sqrt(inputs)).astype(np.float32)
+        constants.append(numpy_helper.from_array(weights, f"weights{at}"))
+        nodes.append(helper.make_node("MatMul", [layer, f"weights{at}"], [f"sum{at}"]))
+        layer = f"layer{at}" if outputs > 1 else "score"
+        nodes.append(helper.make_node("Relu" if outputs > 1 else "Sigmoid", [f"sum{at}"], [layer]))
+    return helper.make_graph(nodes, "net", [value("input", 28)], [value("score", 1)], constants)
+
+
+def value(name, width):
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width])
+
+
+def save(name, graph):
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
+    (OUT / f"{name}.onnx").write_bytes(model.SerializeToString())
 
 
 main()

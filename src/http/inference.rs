@@ -104,7 +104,8 @@ async fn with_others<A: Send + 'static>(
         move || model.answer_waiting(&ticket, threads)
     };
     if http.compute.submit(task).is_err() {
-        ticket.withdraw();
+        // Nothing is left of it: a queue is full when many come.
+        model.batches.withdraw(&ticket);
         return Err(queue_is_full());
     }
     match timeout_at(deadline, receiver).await {

@@ -73,6 +73,19 @@ impl Batches {
         ticket
     }
 
+    /// Gives a place up that no thread will be had for.
+    pub fn withdraw(&self, ticket: &Arc<Ticket>) {
+        let mut waiting = self.queue();
+        if let Some(at) = waiting.iter().rposition(|waiting| Arc::ptr_eq(waiting, ticket)) {
+            waiting.remove(at);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue().len()
+    }
+
     /// Those that are answered together with a request: a fair share of what waits, as far as it fits.
     fn with(&self, first: Request, threads: usize) -> Vec<Request> {
         let mut waiting = self.queue();
@@ -109,11 +122,6 @@ impl Batches {
 }
 
 impl Ticket {
-    /// Gives the place up. Nobody answers the request then, unless somebody is at it.
-    pub fn withdraw(&self) {
-        drop(self.lock().take());
-    }
-
     fn lock(&self) -> MutexGuard<'_, Option<Request>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

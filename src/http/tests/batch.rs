@@ -151,10 +151,13 @@ async fn who_has_gone_is_not_answered_and_a_full_queue_refuses() {
     let mut others: Vec<_> = (1..64).map(|_| send(FOUR[3])).collect();
     waits(64.0).await;
     server.post("/predict", FOUR[0]).await.problem(503, "overloaded");
+    let waiting = || server.http.serving.snapshot().model("dear").expect("it is served").batches.waiting();
+    assert_eq!(waiting(), 64, "nothing is kept of who was refused");
     drop(busy.release);
     for answer in others.drain(..) {
         assert_eq!(answer.await.expect("no panic here").json()["predictions"], json!([10.0]));
     }
     assert_eq!(asked.load(Ordering::Relaxed), 2, "31 rows and who has gone, then 32");
     assert_eq!(server.metric("hotserve_predict_rows_total"), 63.0);
+    assert_eq!(waiting(), 0);
 }
