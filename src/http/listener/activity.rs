@@ -436,3 +436,27 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Noted<T> {
         Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_and_a_small_body_go_out_as_one_piece() {
+        let joined = |parts: &[usize]| {
+            let parts: Vec<Vec<u8>> = (b'a'..).zip(parts).map(|(byte, length)| vec![byte; *length]).collect();
+            let slices: Vec<io::IoSlice<'_>> = parts.iter().map(|part| io::IoSlice::new(part)).collect();
+            let mut whole = [0; SMALL];
+            together(&slices, &mut whole).map(|whole| {
+                assert_eq!(whole, parts.concat());
+                whole.len()
+            })
+        };
+        assert_eq!(joined(&[240, 11]), Some(251));
+        assert_eq!(joined(&[SMALL - 11, 11]), Some(SMALL));
+        assert_eq!(joined(&[SMALL, 0]), Some(SMALL));
+        for parts in [&[SMALL - 11, 12][..], &[SMALL + 1, 0], &[1, SMALL], &[240], &[1, 2, 3], &[]] {
+            assert_eq!(joined(parts), None, "{parts:?}");
+        }
+    }
+}
