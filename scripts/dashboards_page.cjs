@@ -132,10 +132,12 @@ function plot(panel, { start, end, marks }, width, height) {
 function stat(panel, { end }) {
   const values = panel.targets.flatMap((target) => target.result.map((series) => {
     const value = series.values.map(([, value]) => value).findLast((value) => value !== null) ?? null;
-    const { unit, thresholds, noValue } = panel.fieldConfig.defaults;
+    const { unit, thresholds, noValue, decimals } = panel.fieldConfig.defaults;
+    // An increase is extrapolated, and seldom whole.
+    const rounded = (value) => unit === "none" && decimals !== undefined ? Number(value.toFixed(decimals)) : value;
     const step = thresholds.steps.findLast((step) => step.value === null || value >= step.value);
     const named = panel.options.textMode === "value_and_name" ? `<small>${escape(target.legendFormat)}</small>` : "";
-    return `<div class="whole value" style="color:${NAMED[step.color]}">${named}${escape(value === null ? noValue : shown(value, unit, end))}</div>`;
+    return `<div class="whole value" style="color:${NAMED[step.color]}">${named}${escape(value === null ? noValue : shown(rounded(value), unit, end))}</div>`;
   }));
   return `<div class="stat">${values.join("") || `<div class="value">${escape(panel.fieldConfig.defaults.noValue || "No data")}</div>`}</div>`;
 }

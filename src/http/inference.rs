@@ -103,9 +103,8 @@ async fn with_others<A: Send + 'static>(
         let (model, ticket, threads) = (Arc::clone(model), Arc::clone(&ticket), http.compute.threads());
         move || model.answer_waiting(&ticket, threads)
     };
-    if http.compute.submit(task).is_err() {
-        // Nothing is left of it: a queue is full when many come.
-        model.batches.withdraw(&ticket);
+    // Nothing is left of who is refused: a queue is full when many come.
+    if http.compute.submit(task).is_err() && model.batches.withdraw(&ticket) {
         return Err(queue_is_full());
     }
     match timeout_at(deadline, receiver).await {

@@ -4,6 +4,7 @@
 //! load, and a request that comes alone is answered alone.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -73,12 +74,14 @@ impl Batches {
         ticket
     }
 
-    /// Gives a place up that no thread will be had for.
-    pub fn withdraw(&self, ticket: &Arc<Ticket>) {
+    /// Gives a place up that no thread will be had for. It may be that another has taken the request along meanwhile:
+    /// then this says false, and the answer comes.
+    pub fn withdraw(&self, ticket: &Arc<Ticket>) -> bool {
         let mut waiting = self.queue();
         if let Some(at) = waiting.iter().rposition(|waiting| Arc::ptr_eq(waiting, ticket)) {
             waiting.remove(at);
         }
+        ticket.lock().take().is_some()
     }
 
     #[cfg(test)]
@@ -139,14 +142,18 @@ impl ServedModel {
         {
             let (infer, requests) = (begun.elapsed(), together.len());
             for (place, (request, outputs)) in together.into_iter().zip(outputs).enumerate() {
-                request.caller.answer(Answered { outputs: Ok(outputs), begun, infer, together: requests, place });
+                give(request.caller, Answered { outputs: Ok(outputs), begun, infer, together: requests, place });
             }
             return;
         }
         for Request { inputs, rows, caller } in together {
+            // The others took their time.
+            if caller.is_gone() {
+                continue;
+            }
             let begun = Instant::now();
             let outputs = self.ask(&inputs, rows);
-            caller.answer(Answered { outputs, begun, infer: begun.elapsed(), together: 1, place: 0 });
+            give(caller, Answered { outputs, begun, infer: begun.elapsed(), together: 1, place: 0 });
         }
     }
 
@@ -164,6 +171,11 @@ impl ServedModel {
         };
         requests.iter().map(&mut next).collect::<Result<_, InferError>>().ok()
     }
+}
+
+/// A panic on the way of one answer is none of the others': its caller learns of it, for what it waits on is dropped.
+fn give(caller: Box<dyn Caller>, answered: Answered) {
+    drop(catch_unwind(AssertUnwindSafe(|| caller.answer(answered))));
 }
 
 /// Whether rows of both may lie in one tensor.

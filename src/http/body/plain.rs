@@ -585,7 +585,9 @@ mod tests {
 
     #[test]
     fn rows_of_short_decimals_are_read_side_by_side() {
-        for (width, height) in [(1, 1), (1, 700), (3, 2), (7, 9), (8, 64), (28, 64), (63, 5), (64, 5), (448, 3)] {
+        for (width, height) in
+            [(1, 1), (1, 700), (3, 2), (7, 9), (8, 64), (28, 64), (63, 5), (64, 5), (448, 3), (28, 1500)]
+        {
             let number =
                 |at: usize| format!("{}{}.{}", if at.is_multiple_of(3) { "-" } else { "" }, at * 7 % 97, at % 1000);
             let rows: Vec<Vec<String>> =
@@ -602,6 +604,16 @@ mod tests {
                 }
                 assert!(agrees(&body));
             }
+        }
+    }
+
+    #[test]
+    fn rows_before_one_of_another_width_are_read_rightly() {
+        let body = "[[1],[1],[1],[1],[2],[3,4]]";
+        let mut values = Vec::<f64>::new();
+        let read = decimals::rows(body.as_bytes(), 1, 1, &mut values);
+        if decimals::available() {
+            assert_eq!((read, values), (Some((5, 20)), vec![1.0, 1.0, 1.0, 1.0, 2.0]));
         }
     }
 

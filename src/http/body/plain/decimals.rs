@@ -100,7 +100,7 @@ mod avx512 {
                 values.truncate(before);
                 return read_before;
             }
-            most *= 2;
+            most = (2 * most).min(ROOM);
             rows += found.rows;
             read_before = Some((rows, found.end));
             at = match found.next {
@@ -146,7 +146,8 @@ mod avx512 {
                 let before = (left & left.wrapping_neg()) - 1;
                 left &= left - 1;
                 if count + (ends & before).count_ones() as usize + 1 != row_end {
-                    // A row of another width.
+                    // A row of another width. Those before it are whole.
+                    put(last, block, ends & before, room);
                     return found;
                 }
                 row_end += width;
