@@ -320,7 +320,7 @@ def check_walls():
 # Flags of other programs, and ours where no help shows them.
 FLAGS = set(
     """build-arg capabilities chown edges features from-literal install interval mount no-default-features now
-    parameter-overrides pipe prefix property raw release retries locked stack-name start-period template-file timeout
+    parameter-overrides pipe prefix profile property raw release retries locked stack-name start-period template-file timeout
     values workspace write""".split()
 )
 VARIABLES = {"HOTSERVE_ADMIN_TOKEN", "HOTSERVE_REVISION", "HOTSERVE_CONFIG"}
