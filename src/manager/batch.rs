@@ -13,15 +13,15 @@ const TIME: Duration = Duration::from_millis(200);
 const MOST: Duration = Duration::from_secs(2);
 /// How often each size is tried at most.
 const RUNS: usize = 3;
-/// What twice as many rows must save of the time of each.
+/// What more rows must save of the time of each.
 const SAVING: f64 = 0.1;
 /// How far two answers to the same row may lie apart, of their size, and of nothing: sums are taken in another order.
 const TOLERANCE: (f64, f64) = (1e-3, 1e-6);
 /// What is made of every other row: so much larger, it shows in its neighbours where they share a scale.
 const LARGER: f64 = 1e6;
 
-/// How many rows are best answered together: the last size of which each row took clearly less than of half as many. It
-/// is 1 for a model whose answers depend on what else is asked, or that does not take rows that are made up.
+/// How many rows are best answered together: the last size of which each row took clearly less than of any before. It is
+/// 1 for a model whose answers depend on what else is asked, or that does not take rows that are made up.
 pub(super) fn worth(model: &dyn Model, row_cost: Duration, most: usize) -> usize {
     // A model that panics passed its gates by luck, and is asked for one row at a time.
     guarded(|| measured(model, row_cost, most)).ok().and_then(Result::ok).unwrap_or(1)
@@ -51,10 +51,10 @@ fn measured(model: &dyn Model, row_cost: Duration, most: usize) -> Result<usize,
             }
         }
         let now = fastest.as_secs_f64() / size as f64;
-        if now > each * (1.0 - SAVING) {
-            break;
+        // Two rows may gain nothing where eight do: only then an engine multiplies matrices.
+        if now < each * (1.0 - SAVING) {
+            (best, each) = (size, now);
         }
-        (best, each) = (size, now);
         size *= 2;
     }
     Ok(best)
