@@ -144,9 +144,7 @@ impl<A: Send, W: FnOnce(&ServedModel, &[Tensor], usize) -> A + Send> Caller for 
         let Answered { outputs, begun, infer, together, place } = answered;
         if together > 1 {
             job.metrics.predict_batched.increment(1);
-        }
-        if together > 1 && place == 0 {
-            job.metrics.predict_batches.increment(1);
+            job.metrics.predict_batches.increment(u64::from(place == 0));
         }
         let answer = job.finish(outputs, rows, [begun - since, parse, infer], write);
         // A caller that left meanwhile wants no answer.
